@@ -1,0 +1,124 @@
+"""Bytes enter, a file that is either whole and on disk or absent leaves; failures of the disk become typed errors.
+
+Order of a commit: temporary file -> fsync -> rename -> fsync of the folder.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import JournalError
+
+_READ_BYTES = 1 << 20
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def commit_file(path: Path, pieces: Iterable[bytes | memoryview], num_bytes: int) -> str:
+    """Write `pieces` as one file under `path` and return the SHA-256 of its bytes.
+
+    Args:
+        num_bytes: size of the whole file, for the message when the disk is full.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    digest = hashlib.sha256()
+    try:
+        with temporary.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+        publish_file(temporary, path)
+    except OSError as error:
+        _discard(temporary)
+        raise storage_error(error, path, num_bytes) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+    return digest.hexdigest()
+
+
+def publish_file(temporary: Path, path: Path) -> None:
+    """Give a finished temporary file its name: a crash leaves the old file or the new one, never half of one."""
+    with temporary.open("r+b") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    if os.name == "nt":  # Windows cannot open a folder; its rename is durable by itself.
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def commit_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as an indented JSON file under `path`."""
+    data = (json.dumps(content, indent=2, ensure_ascii=True) + "\n").encode()
+    commit_file(path, [data], len(data))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Content of a JSON object file; None when it is absent, torn or something else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 of a file's bytes; None when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def require_free_bytes(folder: Path, needed: int) -> None:
+    """Refuse before any work when the disk of `folder` cannot hold `needed` more bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise JournalError(
+            f"The disk of {folder} has {free} bytes free ({_gigabytes(free)}), this film needs {needed} bytes "
+            f"({_gigabytes(needed)}). Free space there, or point ComfyUI's output folder to a larger disk."
+        )
+
+
+def storage_error(error: OSError, path: Path, needed: int) -> JournalError:
+    """The typed error for an `OSError` of writing `needed` bytes to `path`."""
+    if error.errno in _DISK_FULL:
+        try:
+            free: int | str = shutil.disk_usage(path.parent).free
+        except OSError:
+            free = "an unknown number of"
+        return JournalError(
+            f"Disk full (or a size limit reached) while writing {path}: {needed} bytes needed, {free} bytes free. "
+            "Finished chunks are kept: free space and queue the same workflow again."
+        )
+    if error.errno in _NOT_WRITABLE:
+        return JournalError(
+            f"{path.parent} is not writable ({error.strerror}). "
+            "Give ComfyUI write access to it or start ComfyUI with another --output-directory."
+        )
+    return JournalError(f"Cannot write {path}: {error.strerror or error}. Check the output folder and its disk.")
+
+
+def _discard(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        # A stray temporary file is never read and the next commit replaces it.
+        return
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB"

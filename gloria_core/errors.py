@@ -1,0 +1,29 @@
+"""Errors that a user can cause: each message says what arrived, what was expected and what to do."""
+
+
+class GloriaError(ValueError):
+    """Base of every error this library raises on purpose."""
+
+
+class AnchorError(GloriaError):
+    """An anchor image or a set of anchors cannot be used."""
+
+
+class AudioError(GloriaError):
+    """Speech that cannot be read or encoded."""
+
+
+class CheckpointError(GloriaError):
+    """A weights file that is damaged, of another architecture, or does not belong to its base."""
+
+
+class JournalError(GloriaError):
+    """A job folder on disk that cannot be used or written."""
+
+
+class MediaError(GloriaError):
+    """A video that cannot be decoded, encoded or written."""
+
+
+class PlanError(GloriaError):
+    """A length, size or chunk setting that cannot be planned."""

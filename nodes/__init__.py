@@ -1,0 +1,32 @@
+"""The pack's nodes, in the order of the graph."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .bridge.model import register_gloria_model
+from .condition import GloriaCondition
+from .decode_video import GloriaDecodeVideo
+from .encode_audio import GloriaEncodeAudio
+from .load_anchors import GloriaLoadAnchors
+from .load_model import GloriaLoadModel
+from .plan_video import GloriaPlanVideo
+from .sample_long_video import GloriaSampleLongVideo
+
+NODES: list[type[io.ComfyNode]] = [
+    GloriaLoadModel,
+    GloriaLoadAnchors,
+    GloriaEncodeAudio,
+    GloriaCondition,
+    GloriaPlanVideo,
+    GloriaSampleLongVideo,
+    GloriaDecodeVideo,
+]
+
+
+class GloriaExtension(ComfyExtension):
+    """Registers the Gloria model class with ComfyUI and lists the nodes."""
+
+    async def on_load(self) -> None:
+        register_gloria_model()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

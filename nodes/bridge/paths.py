@@ -1,0 +1,59 @@
+"""Names that a workflow carries enter, paths inside ComfyUI's output folder leave.
+
+A workflow file comes from strangers, so its strings never become a path outside that folder, links included.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ...gloria_core.errors import GloriaError
+from ...gloria_core.sampling.journal import check_job_name
+
+JOBS_FOLDER = "gloria"
+_MAX_PREFIX_CHARS = 200
+# Separators and streams of Windows, control characters: on another system they would mean something else.
+_FORBIDDEN = re.compile(r'[\x00-\x1f\\:*?"<>|]')
+
+
+def jobs_root(job_name: str) -> Path:
+    """The folder that holds the jobs of long films, checked to be inside the output folder.
+
+    Args:
+        job_name: refused here already when it is not a plain name, before anything is loaded or computed.
+    """
+    check_job_name(job_name)
+    return _contained(Path(folder_paths.get_output_directory()) / JOBS_FOLDER, JOBS_FOLDER)
+
+
+def output_path(filename_prefix: str, extension: str) -> Path:
+    """A new file `<prefix>_00001_.<extension>` inside the output folder, numbered like ComfyUI's own.
+
+    Args:
+        filename_prefix: may hold folders and ComfyUI's %date% patterns.
+    """
+    parts = filename_prefix.split("/")
+    is_plain = filename_prefix and not _FORBIDDEN.search(filename_prefix) and len(filename_prefix) <= _MAX_PREFIX_CHARS
+    if not is_plain or any(part in ("", ".", "..") for part in parts):
+        raise GloriaError(
+            f"The filename prefix {filename_prefix[:80]!r} cannot be used. Expected a name, or folders and a name with "
+            "'/' between them, inside ComfyUI's output folder, for example 'gloria/film'."
+        )
+    output = folder_paths.get_output_directory()
+    _contained(Path(output, *parts).parent, filename_prefix)
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+    return _contained(Path(folder) / f"{name}_{counter:05}_.{extension}", filename_prefix)
+
+
+def _contained(path: Path, shown: str) -> Path:
+    """The path itself if it is inside the output folder after following links."""
+    output = os.path.realpath(folder_paths.get_output_directory())
+    real = os.path.realpath(path)
+    if real != output and not real.startswith(output.rstrip(os.sep) + os.sep):
+        raise GloriaError(
+            f"'{shown[:80]}' leads outside ComfyUI's output folder {output} (through a link to {real}). "
+            "Remove the link or choose another name."
+        )
+    return path

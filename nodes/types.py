@@ -1,0 +1,6 @@
+"""The sockets this pack adds to ComfyUI; everything else travels through stock sockets."""
+
+from comfy_api.latest import io
+
+GloriaAnchors = io.Custom("GLORIA_ANCHORS")  # gloria_core.conditioning.anchors.AnchorSet
+GloriaAudio = io.Custom("GLORIA_AUDIO")  # gloria_core.conditioning.audio.AudioFeatures
