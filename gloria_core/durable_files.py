@@ -8,9 +8,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from .errors import JournalError
 
@@ -54,6 +58,40 @@ def publish_file(temporary: Path, path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, folders included; equal tensors and metadata give equal bytes."""
+    partial = path.with_name(f".{path.name}.partial")
+    num_bytes = sum(tensor.nbytes for tensor in tensors.values())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, dict(metadata))
+        _sort_metadata(partial)
+        publish_file(partial, path)
+    except SafetensorError as error:
+        _discard(partial)
+        raise JournalError(f"Cannot write {path}: {error}. {num_bytes} bytes are needed; check the disk.") from error
+    except OSError as error:
+        _discard(partial)
+        raise storage_error(error, path, num_bytes) from error
+    except BaseException:
+        _discard(partial)
+        raise
+
+
+def _sort_metadata(path: Path) -> None:
+    """The library writes metadata in random order; the sorted header has the same length."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if "__metadata__" not in header:
+            return
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # JSON may be padded with spaces
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def commit_json(path: Path, content: dict[str, Any]) -> None:
@@ -102,7 +140,7 @@ def storage_error(error: OSError, path: Path, needed: int) -> JournalError:
             free = "an unknown number of"
         return JournalError(
             f"Disk full (or a size limit reached) while writing {path}: {needed} bytes needed, {free} bytes free. "
-            "Finished chunks are kept: free space and queue the same workflow again."
+            "What was finished before is kept: free space and run the same again."
         )
     if error.errno in _NOT_WRITABLE:
         return JournalError(

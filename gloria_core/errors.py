@@ -17,6 +17,14 @@ class CheckpointError(GloriaError):
     """A weights file that is damaged, of another architecture, or does not belong to its base."""
 
 
+class ConfigError(GloriaError):
+    """A training configuration with unknown, missing or contradicting values."""
+
+
+class DatasetError(GloriaError):
+    """A dataset, its manifest or its cache that cannot be used."""
+
+
 class JournalError(GloriaError):
     """A job folder on disk that cannot be used or written."""
 
@@ -27,3 +35,7 @@ class MediaError(GloriaError):
 
 class PlanError(GloriaError):
     """A length, size or chunk setting that cannot be planned."""
+
+
+class TrainingError(GloriaError):
+    """A training run that cannot start, go on or be resumed."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .model.checkpoint import SETTINGS_KEY, expected_shapes, is_addition, settings_to_tensor, write_safetensors
+from .durable_files import write_safetensors
+from .model.checkpoint import SETTINGS_KEY, expected_shapes, is_addition, settings_to_tensor
 from .model.presets import TOY_I2V, TOY_T2V, TOY_TI2V, DiTConfig
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ def _norm(prefix: str, width: int) -> KeysAndShapes:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    write_safetensors(tensors, path, METADATA)
+    write_safetensors(path, tensors, METADATA)
     logger.info("wrote %s (%.0f MB)", path, path.stat().st_size / 1e6)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..durable_files import publish_file
+from ..durable_files import write_safetensors
 from ..errors import CheckpointError
 from .dit import GloriaDiT
 from .presets import HEAD_DIM, DiTConfig, GloriaSettings
@@ -175,21 +174,13 @@ def gloria_additions(model: GloriaDiT) -> dict[str, Tensor]:
 
 def write_gloria_weights(model: GloriaDiT, path: Path) -> None:
     """Writes the additions alone, to be used with the base they were trained on."""
-    write_safetensors(gloria_additions(model), path, {"gloria": model.config.gloria.to_json()})
+    write_safetensors(path, gloria_additions(model), {"gloria": model.config.gloria.to_json()})
 
 
 def write_merged(model: GloriaDiT, path: Path) -> None:
     """Writes the whole model as one file, which ComfyUI's own *Load Diffusion Model* recognises."""
     tensors = dict(model.state_dict()) | {SETTINGS_KEY: settings_to_tensor(model.config.gloria)}
-    write_safetensors(tensors, path, {"gloria": model.config.gloria.to_json()})
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file so that a crash leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, dict(metadata))
-    publish_file(partial, path)
+    write_safetensors(path, tensors, {"gloria": model.config.gloria.to_json()})
 
 
 def load_dit(

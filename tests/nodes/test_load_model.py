@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import nodes as comfy_nodes
+from gloria_pack.gloria_core.durable_files import write_safetensors
 from gloria_pack.gloria_core.errors import CheckpointError
-from gloria_pack.gloria_core.model.checkpoint import SETTINGS_KEY, merge, write_safetensors
+from gloria_pack.gloria_core.model.checkpoint import SETTINGS_KEY, merge
 from gloria_pack.gloria_core.model.presets import TOY_I2V, TOY_T2V, TOY_TI2V
 from gloria_pack.gloria_core.toy_weights import write_toy_dit, write_toy_gloria
 from gloria_pack.nodes.bridge.model import ComfyGloriaDiT, GloriaModel
@@ -40,7 +41,7 @@ def models(base_directory):
     write_toy_gloria(folder / "gloria" / "gloria.safetensors", TOY_T2V.with_audio())
     files = ("diffusion_models/t2v.safetensors", "gloria/gloria.safetensors")
     base, gloria = (load_file(folder / name) for name in files)
-    write_safetensors(merge(base, gloria, "b", "g"), folder / "diffusion_models" / "merged.safetensors", {})
+    write_safetensors(folder / "diffusion_models" / "merged.safetensors", merge(base, gloria, "b", "g"), {})
     return folder
 
 
