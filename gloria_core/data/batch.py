@@ -13,7 +13,7 @@ Slot = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class SampleDraw:
-    """Everything that was left to chance for one sample; a pure function of seed, stage, step and place in the batch."""
+    """What was left to chance for one sample; a pure function of seed, stage, step and place in the batch."""
 
     clip_idx: int
     """Place in `CacheIndex.clips`."""

@@ -1,4 +1,4 @@
-"""What a dataset cache holds, as one JSON file: `cache.json` enters, checked records of sources, clips and anchors leave.
+"""A dataset cache as one JSON file: `cache.json` enters, checked records of sources, clips and anchors leave.
 
 The tensors are beside it, one safetensors file per entry, named by the key that the records here refer to.
 """
