@@ -137,8 +137,9 @@ class StageConfig:
     """Whether speech conditions the samples."""
     global_anchor: bool = True
     """From stage II on the global anchor is always there (supplement 1.2)."""
-    identity_anchors: Literal["none", "one_type", "both"] = "one_type"
-    """Viewpoint and expression anchors: none, one of the two kinds per batch (stage III), or both (its last steps)."""
+    identity_anchors: Literal["auto", "none", "one_type", "both"] = "one_type"
+    """Viewpoint and expression anchors: none, one of the two kinds per batch (stage III), or both (its last steps).
+    `auto` takes what the dataset has; `training/stages.py` replaces it before the run."""
     viewpoint_share: float = 0.5
     """`one_type`: share of the batches with viewpoint anchors."""
     max_viewpoints: int = 3

@@ -1,0 +1,109 @@
+"""What a run tells the outside: one line of metrics per step, and a status with speed, time left and memory."""
+
+import math
+import statistics
+import time
+from collections import deque
+from typing import Any
+
+import torch
+
+from .config import TrainConfig
+from .distributed import Workers
+from .loss_bins import LossBins
+from .run_folder import RunFolder
+
+STATUS_SECONDS = 0.5
+# The loss of one step says more about its noise level than about the model.
+SMOOTHING = 0.98
+_SPEED_STEPS = 50
+
+
+class Progress:
+    """Writes the files that the page, the monitor and the command line read; silent in all processes but the first."""
+
+    def __init__(self, config: TrainConfig, workers: Workers, folder: RunFolder | None) -> None:
+        self._total = config.total_steps
+        self._bin_every = max(1, min(50, config.total_steps // 20))
+        self._device = workers.device
+        self._folder = folder
+        self._seconds: deque[float] = deque(maxlen=_SPEED_STEPS)
+        self._smooth: float | None = None
+        self._elapsed_before = 0.0
+        self._started = time.monotonic()
+        self._last_write = 0.0
+        self._status: dict[str, Any] = {"state": "starting", "step": 0, "total_steps": self._total, "message": ""}
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Time spent training, earlier parts of a resumed run included."""
+        return self._elapsed_before + time.monotonic() - self._started
+
+    def restore(self, elapsed_seconds: float, losses: list[float]) -> None:
+        """Go on from a snapshot."""
+        self._elapsed_before = elapsed_seconds
+        self._smooth = None
+        for loss in losses:
+            self._smooth_in(loss)
+        self._status |= {"step": len(losses)}
+
+    def say(self, state: str, message: str = "", **values: Any) -> None:
+        """Change of state, written at once."""
+        self._status |= {"state": state, "message": message, **values}
+        self._write_status()
+
+    def after_step(self, metrics: dict[str, Any], bins: LossBins) -> None:
+        """One line of metrics and, twice a second, the status."""
+        self._seconds.append(metrics["seconds"])
+        self._smooth_in(metrics["loss"])
+        seconds = statistics.median(self._seconds)
+        self._status |= {
+            "state": "training",
+            "message": "",
+            "stage": metrics["stage"],
+            "step": metrics["step"],
+            "loss": _finite(metrics["loss"]),
+            "smooth_loss": self._smooth,
+            "lr": metrics["lr"],
+            "seconds_per_step": seconds,
+            "eta_seconds": seconds * (self._total - metrics["step"]),
+            "memory_bytes": peak_memory_bytes(self._device),
+            "elapsed_seconds": self.elapsed_seconds,
+        }
+        if self._folder is None:
+            return
+        line = {**metrics, "loss": _finite(metrics["loss"]), "grad_norm": _finite(metrics["grad_norm"])}
+        if metrics["step"] % self._bin_every == 0 or metrics["step"] == self._total:
+            line["loss_bins"] = bins.means()
+        self._folder.append_metrics(line)
+        if time.monotonic() - self._last_write >= STATUS_SECONDS:
+            self._write_status()
+
+    def add_validation(self, values: dict[str, Any]) -> None:
+        """One line of validation.jsonl."""
+        if self._folder is not None:
+            self._folder.write_validation(values)
+
+    def _smooth_in(self, loss: float) -> None:
+        if math.isfinite(loss):
+            self._smooth = loss if self._smooth is None else SMOOTHING * self._smooth + (1 - SMOOTHING) * loss
+
+    def _write_status(self) -> None:
+        if self._folder is not None:
+            self._folder.write_status(self._status)
+        self._last_write = time.monotonic()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory of this process so far: the GPU's tensors, or on the CPU the resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import psutil
+
+    info = psutil.Process().memory_info()
+    return int(getattr(info, "peak_wset", info.rss))
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,257 @@
+"""A prepared model and a draw plan enter; optimizer steps follow until the stages are done or somebody asks to stop.
+
+Everything that a step depends on is in the draw plan (a pure function of the step) and in what a snapshot holds, so a
+resumed run computes the same bits as an unbroken one.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..data.batch import Batch, SampleDraw
+from ..data.draws import DrawPlan
+from ..errors import DatasetError, TrainingError
+from ..model.dit import GloriaDiT
+from .config import TrainConfig
+from .distributed import Workers
+from .ema import Ema
+from .load_model import DTYPES
+from .loss_bins import LossBins
+from .lr_schedule import learning_rate
+from .objective import batch_loss
+from .optimizer import build_optimizer
+from .progress import Progress
+from .trainable import trainable_parameters
+
+logger = logging.getLogger(__name__)
+
+# Samples of one process's share -> batches on the CPU; raises DatasetError for a damaged entry.
+LoadBatches = Callable[[Sequence[SampleDraw]], list[Batch]]
+Ending = Literal["finished", "stopped"]
+
+
+class Trainer:
+    """The loop over optimizer steps and its state."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        workers: Workers,
+        model: GloriaDiT,
+        plan: DrawPlan,
+        load_batches: LoadBatches,
+        progress: Progress,
+    ) -> None:
+        self.config = config
+        self.workers = workers
+        self.model = model
+        self.progress = progress
+        self.step = 0
+        self.losses: list[float] = []
+        self.bad_steps = 0
+        """Skipped steps in a row."""
+        self.bad_entries = 0
+        self._plan = plan
+        self._load_batches = load_batches
+        self._dtype = DTYPES[config.precision.compute]
+        self.trained: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
+        self.optimizer = build_optimizer(self.trained, config.optimizer, config.precision, config.seed)
+        self.ema = Ema(self.trained, config.ema_decay) if config.ema_decay else None
+        self.bins = LossBins()
+        self._stage_idx: int | None = None
+        self._forward: nn.Module = model
+
+    def train_until(self, stop: int, should_stop: Callable[[], bool]) -> bool:
+        """Steps up to `stop`; False when `should_stop` ended them early (never in the middle of a step)."""
+        while self.step < stop:
+            self.train_step()
+            if should_stop():
+                return False
+        return True
+
+    def train_step(self) -> None:
+        """One optimizer step over the global batch.
+
+        Raises:
+            TrainingError: Too many steps in a row without a finite loss, or too many damaged entries.
+        """
+        started = time.perf_counter()
+        stage_idx, stage_step = self.config.stage_at(self.step)
+        self._enter_stage(stage_idx)
+        stage = self.config.stages[stage_idx]
+        # Dropout is the only use of the global generator; seeded by step it needs no place in a snapshot.
+        torch.manual_seed(_step_seed(self.config.seed, self.step, self.workers.rank))
+        draw = self._plan.step(self.step)
+        batches = self._load(draw.samples)
+        lr = learning_rate(self.config.optimizer, stage.lr or self.config.optimizer.lr, stage_step, stage.steps)
+        losses_B, loss = self._backward(batches)
+        norm = self.optimizer.clip_gradients(self.config.optimizer.clip_norm)
+        is_finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if is_finite:
+            self.optimizer.step(lr, self.step)
+            self.bad_steps = 0
+            if self.ema is not None:
+                self.ema.update()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._record(stage.name, draw.batch_type, draw.samples, losses_B, loss, norm, lr, time.perf_counter() - started)
+        if not is_finite:
+            self._count_bad_step()
+
+    def state_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of tensors that a snapshot holds."""
+        groups = {
+            "weights": {name: parameter.detach() for name, parameter in self.trained.items()},
+            "optimizer": self.optimizer.state_tensors(),
+        }
+        if self.ema is not None:
+            groups["ema"] = self.ema.tensors()
+        return groups
+
+    def state(self) -> dict[str, Any]:
+        """The rest of a snapshot, as plain values."""
+        return {
+            "step": self.step,
+            "losses": self.losses,
+            "bad_steps": self.bad_steps,
+            "bad_entries": self.bad_entries,
+            "bins": self.bins.state(),
+            "elapsed_seconds": self.progress.elapsed_seconds,
+        }
+
+    def restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        """Continue from a snapshot of the same configuration."""
+        weights = groups["weights"]
+        if set(weights) != set(self.trained):
+            raise TrainingError(
+                f"The checkpoint holds {len(weights)} trained tensors, this run trains {len(self.trained)}: it belongs "
+                "to another configuration."
+            )
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(weights[name])
+        self.optimizer.load_state_tensors(groups["optimizer"])
+        if self.ema is not None:
+            self.ema.load_tensors(groups["ema"])
+        self.step = state["step"]
+        self.losses = list(state["losses"])
+        self.bad_steps, self.bad_entries = state["bad_steps"], state["bad_entries"]
+        self.bins.load_state(state["bins"])
+        self.progress.restore(state["elapsed_seconds"], self.losses)
+
+    def loss_of(self, batch: Batch) -> Tensor:
+        """Loss [B] of a batch with the current weights; for validation."""
+        return batch_loss(self.model, self.model.config, batch.to(self.workers.device), self._dtype)
+
+    def _enter_stage(self, stage_idx: int) -> None:
+        if stage_idx == self._stage_idx:
+            return
+        self._stage_idx = stage_idx
+        trainable_parameters(self.model, self.config, self.config.stages[stage_idx])
+        self._forward = self.workers.wrap(self.model)
+
+    def _load(self, samples: Sequence[SampleDraw]) -> list[Batch]:
+        """Batches of this process's share; a sample with a damaged entry is left out and named."""
+        share = self.workers.share(samples)
+        size = self.config.micro_batch_size
+        batches: list[Batch] = []
+        for start in range(0, len(share), size):
+            micro = share[start : start + size]
+            try:
+                batches += self._load_batches(micro)
+            except DatasetError:
+                batches += [batch for draw in micro for batch in self._load_one(draw)]
+        if self.workers.max(self.bad_entries) > self.config.data.max_bad_entries:
+            raise TrainingError(
+                f"{self.bad_entries} samples could not be read (data.max_bad_entries allows "
+                f"{self.config.data.max_bad_entries}); the log names their files. Build the dataset again: only what is "
+                "damaged is computed anew."
+            )
+        return batches
+
+    def _load_one(self, draw: SampleDraw) -> list[Batch]:
+        try:
+            return self._load_batches([draw])
+        except DatasetError as error:
+            self.bad_entries += 1
+            logger.warning("step %d leaves out a sample: %s", self.step + 1, error)
+            return []
+
+    def _backward(self, batches: list[Batch]) -> tuple[list[tuple[SampleDraw, float]], Tensor]:
+        """Gradients of the mean loss over the global batch; the loss of each sample here, and that mean."""
+        weight = self.workers.count / self.config.batch_size
+        total = torch.zeros((), device=self.workers.device)
+        losses: list[tuple[SampleDraw, Tensor]] = []
+        # Sharded weights are gathered in every forward pass, so all processes need the same number of them.
+        num_passes = int(self.workers.max(len(batches))) if self.workers.count > 1 else len(batches)
+        if self.workers.max(float(not batches)):
+            return [], torch.full((), torch.nan, device=self.workers.device)
+        for idx in range(num_passes):
+            batch = batches[min(idx, len(batches) - 1)].to(self.workers.device)
+            with self.workers.backward_pass(self._forward, is_last=idx == num_passes - 1):
+                loss_B = self._loss(batch)
+                share = loss_B.sum() * (weight if idx < len(batches) else 0.0)
+                share.backward()
+            if idx < len(batches):
+                total += share.detach()
+                losses += list(zip(batch.draws, loss_B.detach(), strict=True))
+        return [(draw, float(loss)) for draw, loss in losses], self.workers.mean(total)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        try:
+            return batch_loss(self._forward, self.model.config, batch, self._dtype)
+        except torch.OutOfMemoryError as error:
+            frames, height, width = batch.latents_BCTHW.shape[2:]
+            raise TrainingError(
+                f"The GPU ran out of memory in step {self.step + 1} on {len(batch.draws)} sample(s) of {frames} latent "
+                f"frames of {width}x{height} with {len(batch.anchors)} anchors. Nothing before this step is lost. "
+                "Lower micro_batch_size or data.frames, raise memory.streamed_blocks, or turn memory.checkpointing on."
+            ) from error
+
+    def _record(
+        self,
+        stage: str,
+        batch_type: str,
+        samples: Sequence[SampleDraw],
+        losses: list[tuple[SampleDraw, float]],
+        loss: Tensor,
+        norm: Tensor,
+        lr: float,
+        seconds: float,
+    ) -> None:
+        for draw, value in losses:
+            self.bins.add(draw.sigma, value)
+        self.losses.append(float(loss))
+        self.progress.after_step(
+            {
+                "step": self.step,
+                "stage": stage,
+                "type": batch_type,
+                "loss": float(loss),
+                "grad_norm": float(norm),
+                "lr": lr,
+                "seconds": round(seconds, 4),
+                "samples": len(samples),
+            },
+            self.bins,
+        )
+
+    def _count_bad_step(self) -> None:
+        self.bad_steps += 1
+        logger.warning("step %d is skipped: its loss or gradient is not finite", self.step)
+        if self.bad_steps >= self.config.max_bad_steps:
+            raise TrainingError(
+                f"{self.bad_steps} steps in a row had a loss or gradient that is NaN or infinite, the last is step "
+                f"{self.step}. Lower the learning rate, or set precision.compute to float32. The last checkpoint is good."
+            )
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:7], "big")
