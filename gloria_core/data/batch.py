@@ -4,11 +4,12 @@ Legend: B samples, C latent channels, T latent frames, H W latent height and wid
 N audio windows (one per latent frame), W frames per window, S image tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-Slot = tuple[str, str]
+from ..model.anchor_tokens import Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +62,10 @@ class Batch:
     anchor_slots: tuple[tuple[Slot, ...], ...]
     """For each anchor the (kind, label) of every sample."""
     draws: tuple[SampleDraw, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        names = ("latents_BCTHW", "known_BT", "image_BCTHW", "text_BLD", "audio_BNWLC", "clip_BSD")
+        tensors = {name: getattr(self, name) for name in names}
+        moved = {name: None if x is None else x.to(device, non_blocking=True) for name, x in tensors.items()}
+        return replace(self, anchors=tuple(x.to(device, non_blocking=True) for x in self.anchors), **moved)

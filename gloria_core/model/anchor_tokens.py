@@ -15,6 +15,8 @@ from .presets import DiTConfig
 from .rope import anchor_axes, anchor_position, rope_table
 
 NUM_MASK_CHANNELS = 4
+Slot = tuple[str, str]
+"""Kind and label of an anchor."""
 
 
 def pad_to_patches(x_BCTHW: Tensor) -> Tensor:
@@ -39,7 +41,7 @@ def anchor_channels(latent_BC1HW: Tensor, config: DiTConfig) -> Tensor:
 
 def embed_anchors(
     anchors: Sequence[Tensor],
-    slots: Sequence[tuple[str, str]],
+    slots: Sequence[Slot | Sequence[Slot]],
     patch_embedding: nn.Module,
     config: DiTConfig,
 ) -> tuple[list[Tensor], list[Tensor]]:
@@ -47,10 +49,10 @@ def embed_anchors(
 
     Args:
         anchors: Clean latents in the model's space, each [B, C, 1, h, w] of any size.
-        slots: Kind and label of each anchor.
+        slots: Kind and label of each anchor, for the whole batch or one for every sample.
 
     Returns:
-        Token tensors [B, a, D] and tables [1, a, 1, K/2, 2, 2], one pair per anchor.
+        Token tensors [B, a, D] and tables [1 or B, a, 1, K/2, 2, 2], one pair per anchor.
 
     Raises:
         AnchorError: Anchors and slots do not match, or an anchor is not one latent frame of this base.
@@ -58,7 +60,8 @@ def embed_anchors(
     if len(anchors) != len(slots):
         raise AnchorError(f"Got {len(anchors)} anchor latents but {len(slots)} anchor labels.")
     tokens, tables = [], []
-    for latent, (kind, label) in zip(anchors, slots, strict=True):
+    for latent, slot in zip(anchors, slots, strict=True):
+        kind, label = slot if isinstance(slot[0], str) else slot[0]
         if latent.ndim != 5 or latent.shape[1] != config.out_dim or latent.shape[2] != 1:
             raise AnchorError(
                 f"The {kind} anchor '{label}' is a latent of shape {tuple(latent.shape)}. This model expects "
@@ -68,6 +71,15 @@ def embed_anchors(
         embedded = patch_embedding(x.float()).to(latent.dtype)
         grid = TokenGrid(*embedded.shape[2:])
         tokens.append(embedded.flatten(2).transpose(1, 2))
-        axes = anchor_axes(grid, anchor_position(kind, label, config.gloria), latent.device)
-        tables.append(rope_table(axes, config.head_dim))
+        tables.append(_anchor_table(slot, grid, config, latent.device))
     return tokens, tables
+
+
+def _anchor_table(
+    slot: Slot | Sequence[Slot], grid: TokenGrid, config: DiTConfig, device: torch.device
+) -> Tensor:
+    """RoPE table [1, a, ...] of a slot, or [B, a, ...] when every sample has its own."""
+    own = (slot,) if isinstance(slot[0], str) else tuple(slot)
+    shared = own[:1] if len(set(own)) == 1 else own
+    axes = [anchor_axes(grid, anchor_position(kind, label, config.gloria), device) for kind, label in shared]
+    return torch.cat([rope_table(one, config.head_dim) for one in axes])

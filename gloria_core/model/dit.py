@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import AudioError
 from ..shapes import PATCH_SIZE, TokenGrid
-from .anchor_tokens import embed_anchors, pad_to_patches
+from .anchor_tokens import Slot, embed_anchors, pad_to_patches
 from .attention import Kernels
 from .audio_branch import AudioCrossAttention, AudioProjection
 from .blocks import BlockInputs, GloriaBlock, Modulation, per_frame, shift_and_scale
@@ -34,6 +34,12 @@ def timestep_features(timesteps: Tensor, width: int) -> Tensor:
     frequencies = torch.pow(10000, -torch.arange(half).to(timesteps).div(half))
     angles = torch.outer(timesteps, frequencies)
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+
+
+def _joined(tables: Sequence[Tensor]) -> Tensor:
+    """RoPE tables one behind the other; those that all samples share are repeated only if others differ by sample."""
+    batch = max(len(table) for table in tables)
+    return torch.cat([table.expand(batch, *table.shape[1:]) for table in tables], dim=1)
 
 
 class Head(nn.Module):
@@ -132,7 +138,7 @@ class GloriaDiT(nn.Module):
         context_BLD: Tensor,
         clip_fea: Tensor | None = None,
         anchors: Sequence[Tensor] = (),
-        anchor_slots: Sequence[tuple[str, str]] = (),
+        anchor_slots: Sequence[Slot | Sequence[Slot]] = (),
         audio_windows: Tensor | None = None,
         transformer_options: Mapping[str, Any] | None = None,
     ) -> Tensor:
@@ -144,7 +150,7 @@ class GloriaDiT(nn.Module):
             context_BLD: Text embeddings of width `text_dim`.
             clip_fea: CLIP image tokens [B, tokens, image_dim]; I2V models only.
             anchors: Clean anchor latents [B, out_dim, 1, h, w] in the model's space.
-            anchor_slots: Kind and label of each anchor.
+            anchor_slots: Kind and label of each anchor, for the whole batch or one for every sample.
             audio_windows: wav2vec hidden states [B, T, 4, layers, channels], one window per latent frame.
             transformer_options: ComfyUI's patches and options, or None.
 
@@ -171,7 +177,7 @@ class GloriaDiT(nn.Module):
         context, num_image_tokens = self._embed_context(context_BLD, clip_fea)
         inputs = BlockInputs(
             modulation=modulation,
-            rope=torch.cat(tables + anchor_tables, dim=1),
+            rope=_joined(tables + anchor_tables),
             context_BTD=context,
             num_image_tokens=num_image_tokens,
             audio_BNWE=self._project_audio(audio_windows, grid),

@@ -1,4 +1,4 @@
-"""The training objective (paper eq. 2): a batch and a noise level per sample enter, one velocity loss per sample leaves.
+"""The training objective (paper eq. 2): a batch with its noise levels enters, one velocity loss per sample leaves.
 
 The model is asked exactly what sampling asks it (`sampling/denoise.py`): the same channels, timesteps and windows.
 

@@ -39,6 +39,11 @@ class Progress:
         """Time spent training, earlier parts of a resumed run included."""
         return self._elapsed_before + time.monotonic() - self._started
 
+    @property
+    def has_results(self) -> bool:
+        """Whether the results of this process are written."""
+        return bool(self._status.get("results"))
+
     def restore(self, elapsed_seconds: float, losses: list[float]) -> None:
         """Go on from a snapshot."""
         self._elapsed_before = elapsed_seconds

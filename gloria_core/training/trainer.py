@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,8 @@ from .trainable import trainable_parameters
 
 logger = logging.getLogger(__name__)
 
-# Samples of one process's share -> batches on the CPU; raises DatasetError for a damaged entry.
-LoadBatches = Callable[[Sequence[SampleDraw]], list[Batch]]
-Ending = Literal["finished", "stopped"]
+# Draws, and whether they have speech -> batches on the CPU; raises DatasetError for a damaged entry.
+LoadBatches = Callable[[Sequence[SampleDraw], bool], list[Batch]]
 
 
 class Trainer:
@@ -68,13 +67,11 @@ class Trainer:
         self._stage_idx: int | None = None
         self._forward: nn.Module = model
 
-    def train_until(self, stop: int, should_stop: Callable[[], bool]) -> bool:
-        """Steps up to `stop`; False when `should_stop` ended them early (never in the middle of a step)."""
-        while self.step < stop:
-            self.train_step()
-            if should_stop():
-                return False
-        return True
+    @property
+    def ends_stage(self) -> bool:
+        """Whether the step behind us was the last of its stage."""
+        stage_idx, stage_step = self.config.stage_at(self.step - 1)
+        return stage_step + 1 == self.config.stages[stage_idx].steps
 
     def train_step(self) -> None:
         """One optimizer step over the global batch.
@@ -89,7 +86,7 @@ class Trainer:
         # Dropout is the only use of the global generator; seeded by step it needs no place in a snapshot.
         torch.manual_seed(_step_seed(self.config.seed, self.step, self.workers.rank))
         draw = self._plan.step(self.step)
-        batches = self._load(draw.samples)
+        batches = self._load(draw.samples, stage.audio)
         lr = learning_rate(self.config.optimizer, stage.lr or self.config.optimizer.lr, stage_step, stage.steps)
         losses_B, loss = self._backward(batches)
         norm = self.optimizer.clip_gradients(self.config.optimizer.clip_norm)
@@ -157,7 +154,7 @@ class Trainer:
         trainable_parameters(self.model, self.config, self.config.stages[stage_idx])
         self._forward = self.workers.wrap(self.model)
 
-    def _load(self, samples: Sequence[SampleDraw]) -> list[Batch]:
+    def _load(self, samples: Sequence[SampleDraw], audio: bool) -> list[Batch]:
         """Batches of this process's share; a sample with a damaged entry is left out and named."""
         share = self.workers.share(samples)
         size = self.config.micro_batch_size
@@ -165,20 +162,20 @@ class Trainer:
         for start in range(0, len(share), size):
             micro = share[start : start + size]
             try:
-                batches += self._load_batches(micro)
+                batches += self._load_batches(micro, audio)
             except DatasetError:
-                batches += [batch for draw in micro for batch in self._load_one(draw)]
+                batches += [batch for draw in micro for batch in self._load_one(draw, audio)]
         if self.workers.max(self.bad_entries) > self.config.data.max_bad_entries:
             raise TrainingError(
                 f"{self.bad_entries} samples could not be read (data.max_bad_entries allows "
-                f"{self.config.data.max_bad_entries}); the log names their files. Build the dataset again: only what is "
-                "damaged is computed anew."
+                f"{self.config.data.max_bad_entries}); the log names their files. Build the dataset again: only "
+                "what is damaged is computed anew."
             )
         return batches
 
-    def _load_one(self, draw: SampleDraw) -> list[Batch]:
+    def _load_one(self, draw: SampleDraw, audio: bool) -> list[Batch]:
         try:
-            return self._load_batches([draw])
+            return self._load_batches([draw], audio)
         except DatasetError as error:
             self.bad_entries += 1
             logger.warning("step %d leaves out a sample: %s", self.step + 1, error)
@@ -249,7 +246,8 @@ class Trainer:
         if self.bad_steps >= self.config.max_bad_steps:
             raise TrainingError(
                 f"{self.bad_steps} steps in a row had a loss or gradient that is NaN or infinite, the last is step "
-                f"{self.step}. Lower the learning rate, or set precision.compute to float32. The last checkpoint is good."
+                f"{self.step}. Lower the learning rate, or set precision.compute to float32. The last checkpoint is "
+                "good."
             )
 
 

@@ -4,9 +4,10 @@ Clips are sampled as `gloria_core/generate.py` does, from the conditions of held
 so that clips of different steps differ by the training alone.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,65 @@ from torch import Tensor
 
 from ..data.batch import Batch, SampleDraw
 from ..data.cache import CacheStore
-from ..data.cache_index import CacheIndex, CachedAnchor, CachedClip
+from ..data.cache_index import CachedAnchor, CachedClip, CacheIndex
 from ..durable_files import write_safetensors
 from ..model.dit import GloriaDiT
 from ..sampling.denoise import Conditions, SampleSettings, check_conditions, denoise_chunk
 from ..sampling.plan import Chunk, chunk_seed, plan_chunks
 from ..shapes import LatentSize, latent_frames_for, pixel_frames_for
 from .config import TrainConfig
+from .trainer import LoadBatches, Trainer
 
 
-@dataclass(frozen=True)
-class SampledClip:
-    """A clip that the model in training made, as latents on disk."""
+class Validation:
+    """Held-out loss and clips of one run, each at its own interval, with the averaged weights if there are any."""
 
-    path: Path
-    clip_id: str
-    is_rollout: bool
+    def __init__(
+        self,
+        trainer: Trainer,
+        store: CacheStore,
+        index: CacheIndex,
+        load_batches: LoadBatches,
+        draws: Sequence[SampleDraw],
+        folder: Path,
+        is_main: bool,
+    ) -> None:
+        self._trainer = trainer
+        self._store = store
+        self._index = index
+        self._load_batches = load_batches
+        self._draws = draws
+        self._folder = folder
+        self._is_main = is_main
+
+    def run_due(self, clips_now: bool = False) -> None:
+        """What is due after the trainer's present step; every process computes it, the first one writes it."""
+        trainer, settings = self._trainer, self._trainer.config.validation
+        is_last = trainer.step == trainer.config.total_steps
+        loss_due = bool(self._draws) and _is_due(trainer.step, settings.loss_every, is_last)
+        clips_due = clips_now or (trainer.step > 0 and _is_due(trainer.step, settings.clips_every, is_last))
+        if not loss_due and not clips_due:
+            return
+        trainer.progress.say("validating", f"validating step {trainer.step}")
+        with trainer.ema.applied() if trainer.ema is not None else contextlib.nullcontext():
+            if loss_due:
+                audio = trainer.config.stages[-1].audio
+                values = held_out_loss(
+                    trainer.loss_of,
+                    lambda draws: self._load_batches(draws, audio),
+                    self._draws,
+                    trainer.config.micro_batch_size,
+                )
+                trainer.progress.add_validation({"step": trainer.step, **values})
+            if clips_due:
+                clips = sample_clips(
+                    trainer.model, trainer.config, self._store, self._index, self._folder, trainer.step, self._is_main
+                )
+                trainer.progress.add_validation({"step": trainer.step, "clips": [path.name for path in clips]})
+
+
+def _is_due(step: int, every: int, is_last: bool) -> bool:
+    return every > 0 and (is_last or step % every == 0)
 
 
 def held_out_loss(
@@ -76,11 +120,17 @@ def clip_conditions(store: CacheStore, index: CacheIndex, clip: CachedClip, with
 
 
 def sample_clips(
-    model: GloriaDiT, config: TrainConfig, store: CacheStore, index: CacheIndex, folder: Path, step: int
-) -> list[SampledClip]:
-    """Sample the validation clips, and the roll-out if asked, into `folder`.
+    model: GloriaDiT,
+    config: TrainConfig,
+    store: CacheStore,
+    index: CacheIndex,
+    folder: Path,
+    step: int,
+    write: bool = True,
+) -> list[Path]:
+    """Sample the validation clips, and the roll-out if asked, into files in `folder`.
 
-    Each file holds `latents` [C, T, H, W] in the model's space.
+    Each file holds `latents` [C, T, H, W] in the model's space; its metadata names the clip.
     """
     settings = config.validation
     stage_idx, _ = config.stage_at(min(max(step - 1, 0), config.total_steps - 1))
@@ -99,8 +149,9 @@ def sample_clips(
         name = "rollout" if is_rollout else f"clip{clip_idx}"
         path = folder / f"step_{step:06d}_{name}.safetensors"
         metadata = {"clip": clip.id, "fps": str(index.fps), "step": str(step), "seed": str(settings.seed)}
-        write_safetensors(path, {"latents": latents_BCTHW[0]}, metadata)
-        made.append(SampledClip(path, clip.id, is_rollout))
+        if write:
+            write_safetensors(path, {"latents": latents_BCTHW[0]}, metadata)
+        made.append(path)
     return made
 
 

@@ -1,0 +1,153 @@
+"""The whole of training, read from top to bottom: a YAML file enters, trained weights leave.
+
+    python -m gloria_core.train run.yaml
+    accelerate launch -m gloria_core.train run.yaml
+
+cache and draws -> model with its trainable parts -> steps, with snapshots, validation and clips between them ->
+results that stock loaders read. A second call goes on where the first was stopped.
+
+Exit status: 0 finished, 3 stopped by request with everything saved, 1 failed (status.json says why).
+"""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .data.batch import Batch, SampleDraw
+from .data.cache import CacheStore
+from .data.cache_index import read_index
+from .data.dataset import load_samples
+from .data.draws import DrawPlan
+from .errors import GloriaError
+from .training.config import TrainConfig, read_config
+from .training.distributed import Workers
+from .training.load_model import load_for_training
+from .training.place_model import check_room, place_model
+from .training.progress import Progress
+from .training.requests import Requests
+from .training.results import write_results
+from .training.resume import describe_run, restore_latest, save_state
+from .training.run_folder import RunFolder
+from .training.stages import resolve_stages
+from .training.trainable import prepare_trainable
+from .training.trainer import Trainer
+from .training.validate import Validation
+
+logger = logging.getLogger(__name__)
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+
+
+def train(config: TrainConfig) -> bool:
+    """Train until the stages are done (True) or a stop is asked for (False); everything is saved either way.
+
+    Raises:
+        GloriaError: With what is wrong and what to do, before the first step where possible.
+    """
+    workers = Workers(config)
+    with contextlib.ExitStack() as stack:
+        stack.callback(workers.close)
+        folder = stack.enter_context(RunFolder(Path(config.output))) if workers.is_main else None
+        progress = Progress(config, workers, folder)
+        stack.enter_context(_failure_reported(progress))
+        requests = Requests(folder, workers)
+        stack.enter_context(requests.signals())
+        trainer, validation, run = _prepare(config, workers, folder, progress)
+        return _run(trainer, validation, requests, workers, run)
+
+
+def _prepare(
+    config: TrainConfig, workers: Workers, folder: RunFolder | None, progress: Progress
+) -> tuple[Trainer, Validation, dict]:
+    """Everything before the first step: all that can be refused is refused here."""
+    progress.say("starting", "reading the dataset")
+    output, cache = Path(config.output), Path(config.data.cache)
+    index, store = read_index(cache), CacheStore(cache)
+    config = resolve_stages(config, index)
+
+    progress.say("starting", "loading the model")
+    model = load_for_training(config, index, text_dim=store.load(index.empty_text)["text"].shape[-1])
+    image_channels = model.config.takes_image_channels
+    plan = DrawPlan(index, config, image_channels)
+    plan.check()
+    prepare_trainable(model, config)
+    for line in check_room(model, config, index, workers).lines():
+        logger.info("memory plan: %s", line)
+    place_model(model, config, workers)
+
+    def load_batches(draws: Sequence[SampleDraw], audio: bool) -> list[Batch]:
+        return load_samples(store, index, draws, image_channels=image_channels, audio=audio)
+
+    trainer = Trainer(config, workers, model, plan, load_batches, progress)
+    run = describe_run(config, index, workers.count)
+    if restore_latest(trainer, run, output) and folder is not None:
+        folder.truncate_metrics(trainer.step)
+    validation = Validation(
+        trainer, store, index, load_batches, plan.validation(), output / "samples", workers.is_main
+    )
+    return trainer, validation, run
+
+
+def _run(trainer: Trainer, validation: Validation, requests: Requests, workers: Workers, run: dict) -> bool:
+    """The loop between the first step and the last, with what is due in between."""
+    config, progress, output = trainer.config, trainer.progress, Path(trainer.config.output)
+    if trainer.step == 0:
+        validation.run_due()
+    while trainer.step < config.total_steps:
+        trainer.train_step()
+        asked = requests.poll()
+        is_last = trainer.step == config.total_steps
+        is_due = trainer.step % config.checkpoints.every == 0 or trainer.ends_stage
+        if is_due or is_last or asked.stop or asked.save:
+            progress.say("saving", f"saving step {trainer.step}")
+            save_state(trainer, run, output, workers)
+        if asked.stop or asked.save or is_last:
+            _publish(trainer, workers, output / "results")
+        if asked.stop and not is_last:
+            progress.say("stopped", f"stopped after step {trainer.step}; start again to go on")
+            return False
+        validation.run_due(clips_now=asked.sample)
+    if not progress.has_results:
+        _publish(trainer, workers, output / "results")
+    progress.say("finished", f"finished {config.total_steps} steps")
+    return True
+
+
+def _publish(trainer: Trainer, workers: Workers, folder: Path) -> None:
+    """Files that stock loaders read."""
+    if workers.is_main:
+        ema = None if trainer.ema is None else trainer.ema.tensors()
+        results = write_results(trainer.model, trainer.config, folder, trainer.step, ema)
+        trainer.progress.say("saving", results={role: str(path) for role, path in results.items()})
+    workers.barrier()
+
+
+@contextlib.contextmanager
+def _failure_reported(progress: Progress) -> Iterator[None]:
+    """Whoever follows the run reads why it ended."""
+    try:
+        yield
+    except BaseException as error:
+        text = str(error) if isinstance(error, GloriaError) else f"{type(error).__name__}: {error}"
+        progress.say("failed", "failed", error=text)
+        raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m gloria_core.train", description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, help="YAML file of the run")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return FINISHED if train(read_config(options.config)) else STOPPED
+    except GloriaError as error:
+        logger.error("%s", error)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
