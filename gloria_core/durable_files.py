@@ -121,12 +121,12 @@ def file_sha256(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def require_free_bytes(folder: Path, needed: int) -> None:
-    """Refuse before any work when the disk of `folder` cannot hold `needed` more bytes."""
+def require_free_bytes(folder: Path, needed: int, what: str = "this film") -> None:
+    """Refuse before any work when the disk of `folder` cannot hold `needed` more bytes, which `what` takes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise JournalError(
-            f"The disk of {folder} has {free} bytes free ({_gigabytes(free)}), this film needs {needed} bytes "
+            f"The disk of {folder} has {free} bytes free ({_gigabytes(free)}), {what} needs {needed} bytes "
             f"({_gigabytes(needed)}). Free space there, or point ComfyUI's output folder to a larger disk."
         )
 

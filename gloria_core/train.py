@@ -118,10 +118,9 @@ def _run(trainer: Trainer, validation: Validation, requests: Requests, workers: 
 
 def _publish(trainer: Trainer, workers: Workers, folder: Path) -> None:
     """Files that stock loaders read."""
-    if workers.is_main:
-        ema = None if trainer.ema is None else trainer.ema.tensors()
-        results = write_results(trainer.model, trainer.config, folder, trainer.step, ema)
-        trainer.progress.say("saving", results={role: str(path) for role, path in results.items()})
+    averages = None if trainer.ema is None else trainer.ema.tensors()
+    results = write_results(trainer.model, trainer.config, folder, trainer.step, averages, write=workers.is_main)
+    trainer.progress.say("saving", results={role: str(path) for role, path in results.items()})
     workers.barrier()
 
 

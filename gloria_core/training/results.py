@@ -17,6 +17,7 @@ from ..model.checkpoint import SETTINGS_KEY, is_addition, settings_to_tensor
 from ..model.dit import GloriaDiT
 from .config import TrainConfig
 from .lora import lora_tensors
+from .sharding import whole
 
 
 def write_results(
@@ -38,7 +39,7 @@ def write_results(
     # Streamed blocks hold nothing between passes; a LoRA's files need none of their weights.
     wanted = present if config.method == "full" else {n: p for n, p in present.items() if is_addition(n)}
     source = {**wanted, **(averages or {})}
-    weights = {name: _whole(x).to(torch.float32 if "patch_embedding" in name else dtype) for name, x in source.items()}
+    weights = {name: whole(x).to(torch.float32 if "patch_embedding" in name else dtype) for name, x in source.items()}
     stem = f"{config.name}_step{step:06d}"
     settings = {SETTINGS_KEY: settings_to_tensor(model.config.gloria)}
     metadata = _metadata(config, model, step, is_average=averages is not None)
@@ -56,11 +57,6 @@ def write_results(
         if write:
             write_safetensors(paths[role], {key: x.detach().cpu() for key, x in tensors.items()}, metadata)
     return paths
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """All of a weight of which this process holds a part (FSDP2)."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _plain(name: str) -> str:

@@ -37,8 +37,12 @@ def describe_run(config: TrainConfig, index: CacheIndex, world_size: int) -> dic
 def save_state(trainer: Trainer, run: Mapping[str, Any], folder: Path, workers: Workers) -> None:
     """Commit a snapshot and delete those no longer wanted."""
     checkpoints = trainer.config.checkpoints
+    state = {**trainer.state(), "run": dict(run)}
+    if workers.is_sharded:
+        save_snapshot(folder, trainer.step, trainer.state_tensors(), state, workers.is_main, workers.barrier)
+    elif workers.is_main:
+        save_snapshot(folder, trainer.step, trainer.state_tensors(), state)
     if workers.is_main:
-        save_snapshot(folder, trainer.step, trainer.state_tensors(), {**trainer.state(), "run": dict(run)})
         prune(folder, keep_last=checkpoints.keep_last, keep_every=checkpoints.keep_every)
     workers.barrier()
 

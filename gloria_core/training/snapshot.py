@@ -1,15 +1,14 @@
 """A run's state enters, a checkpoint on disk leaves that is whole or not there; the newest good one comes back.
 
     checkpoints/step_00000250/{weights,optimizer,ema}.safetensors  state.json  COMPLETE
-    checkpoints/latest.json
 
-Order of a commit: files into a folder with another name, synced -> rename of the folder -> COMPLETE -> latest.json.
+Order of a commit: files into a folder with another name, synced -> rename of the folder -> COMPLETE.
 """
 
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ..errors import TrainingError
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-_COMPLETE, _LATEST, _STATE = "COMPLETE", "latest.json", "state.json"
+_COMPLETE, _STATE = "COMPLETE", "state.json"
 _FOLDER = re.compile(r"step_(\d{8})")
 _MIN_KEPT = 2
 Groups = Mapping[str, Mapping[str, Tensor]]
@@ -47,8 +46,17 @@ class Snapshot:
             raise TrainingError(f"The checkpoint {self.path} has no readable '{group}': {error}.") from error
 
 
-def save_snapshot(folder: Path, step: int, groups: Groups, state: Mapping[str, Any]) -> Path:
+def save_snapshot(
+    folder: Path,
+    step: int,
+    groups: Groups,
+    state: Mapping[str, Any],
+    is_main: bool = True,
+    barrier: Callable[[], None] = lambda: None,
+) -> Path:
     """Commit one checkpoint under `folder`/checkpoints.
+
+    With several processes all call it: each writes its own groups, the main one commits.
 
     Raises:
         TrainingError: A value is NaN or infinite: such a state is never saved.
@@ -60,23 +68,32 @@ def save_snapshot(folder: Path, step: int, groups: Groups, state: Mapping[str, A
                 raise TrainingError(f"Step {step} is not saved: '{key}' in {name} is NaN or infinite.")
     path = folder / CHECKPOINTS / f"step_{step:08d}"
     partial = path.with_name(path.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    require_free_bytes(partial, sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values()))
+    if is_main:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    barrier()
     try:
+        num_bytes = sum(tensor.nbytes for tensors in groups.values() for tensor in tensors.values())
+        require_free_bytes(partial, num_bytes, "this checkpoint")
         for name, tensors in groups.items():
             on_cpu = {key: tensor.detach().cpu() for key, tensor in tensors.items()}
             write_safetensors(partial / f"{name}.safetensors", on_cpu, {"step": str(step)})
-        hashes = {name: file_sha256(partial / f"{name}.safetensors") for name in groups}
-        commit_json(partial / _STATE, {**state, "step": step, "sha256": hashes})
-        shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
-        commit_file(path / _COMPLETE, [b""], 0)
-        commit_json(folder / CHECKPOINTS / _LATEST, {"step": step, "folder": path.name})
+        barrier()
+        if is_main:
+            _commit(partial, path, {**state, "step": step})
+        barrier()
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return path
+
+
+def _commit(partial: Path, path: Path, state: Mapping[str, Any]) -> None:
+    hashes = {file.stem: file_sha256(file) for file in sorted(partial.glob("*.safetensors"))}
+    commit_json(partial / _STATE, {**state, "sha256": hashes})
+    shutil.rmtree(path, ignore_errors=True)
+    partial.replace(path)
+    commit_file(path / _COMPLETE, [b""], 0)
 
 
 def find_latest(folder: Path) -> Snapshot | None:

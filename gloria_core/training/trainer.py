@@ -26,6 +26,7 @@ from .lr_schedule import learning_rate
 from .objective import batch_loss
 from .optimizer import build_optimizer
 from .progress import Progress
+from .sharding import own_part, split_like
 from .trainable import trainable_parameters
 
 logger = logging.getLogger(__name__)
@@ -104,13 +105,18 @@ class Trainer:
 
     def state_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Groups of tensors that a snapshot holds."""
-        groups = {
+        groups: dict[str, dict[str, Tensor]] = {
             "weights": {name: parameter.detach() for name, parameter in self.trained.items()},
             "optimizer": self.optimizer.state_tensors(),
         }
         if self.ema is not None:
             groups["ema"] = self.ema.tensors()
-        return groups
+        # Every process saves its own part of what is split, and process 0 everything otherwise.
+        suffix = f"_{self.workers.rank}" if self.workers.is_sharded else ""
+        return {
+            group + suffix: {name: own_part(tensor) for name, tensor in tensors.items()}
+            for group, tensors in groups.items()
+        }
 
     def state(self) -> dict[str, Any]:
         """The rest of a snapshot, as plain values."""
@@ -124,8 +130,8 @@ class Trainer:
         }
 
     def restore(self, groups: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        """Continue from a snapshot of the same configuration."""
-        weights = groups["weights"]
+        """Continue from what `state_tensors` and `state` gave."""
+        weights, optimizer, *averages = groups.values()
         if set(weights) != set(self.trained):
             raise TrainingError(
                 f"The checkpoint holds {len(weights)} trained tensors, this run trains {len(self.trained)}: it belongs "
@@ -133,15 +139,23 @@ class Trainer:
             )
         with torch.no_grad():
             for name, parameter in self.trained.items():
-                parameter.copy_(weights[name])
-        self.optimizer.load_state_tensors(groups["optimizer"])
+                parameter.copy_(split_like(weights[name], parameter))
+        self.optimizer.load_state_tensors(self._split_like_weights(optimizer))
         if self.ema is not None:
-            self.ema.load_tensors(groups["ema"])
+            self.ema.load_tensors({name: split_like(x, self.trained[name]) for name, x in averages[0].items()})
         self.step = state["step"]
         self.losses = list(state["losses"])
         self.bad_steps, self.bad_entries = state["bad_steps"], state["bad_entries"]
         self.bins.load_state(state["bins"])
         self.progress.restore(state["elapsed_seconds"], self.losses)
+
+    def _split_like_weights(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Optimizer state, named `<part>.<weight>`; step counters are plain numbers."""
+        weights = {key: self.trained.get(key.partition(".")[2]) for key in tensors}
+        return {
+            key: x if x.ndim == 0 or weights[key] is None else split_like(x, weights[key])
+            for key, x in tensors.items()
+        }
 
     def loss_of(self, batch: Batch) -> Tensor:
         """Loss [B] of a batch with the current weights; for validation."""
