@@ -1,0 +1,105 @@
+"""Folders of public models in diffusers' and transformers' layout enter, the encoders of a dataset build leave."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..conditioning.wav2vec import load_transformers_encoder
+from ..errors import DatasetError
+from ..media.decode_latents import fingerprint_weights
+from .precompute import Encoders
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKLWan
+
+# Wan's DiT reads 512 text tokens; behind the prompt's own come zeros.
+TEXT_TOKENS = 512
+
+
+def load_encoders(
+    vae: Path, text_encoder: Path, audio_encoder: Path | None = None, clip_vision: Path | None = None,
+    device: str = "cpu",
+) -> Encoders:  # fmt: skip
+    """Encoders from local folders; nothing is downloaded.
+
+    Args:
+        vae: an AutoencoderKLWan.
+        text_encoder: a UMT5EncoderModel with its tokenizer, in the same folder or in `tokenizer` beside it.
+        audio_encoder: a wav2vec2 model.
+        clip_vision: a CLIPVisionModel, for Wan2.1-I2V.
+
+    Raises:
+        DatasetError: A folder without such a model.
+    """
+    from diffusers import AutoencoderKLWan
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    wan_vae = _loaded(AutoencoderKLWan, vae).eval().to(device)
+    text_model = _loaded(UMT5EncoderModel, text_encoder).eval().to(device)
+    beside = text_encoder.parent / "tokenizer"
+    tokenizer = _loaded(AutoTokenizer, beside if beside.is_dir() else text_encoder)
+    fingerprints = {"vae": fingerprint_weights(wan_vae), "text": fingerprint_weights(text_model)}
+    speech = None if audio_encoder is None else load_transformers_encoder(audio_encoder, device)
+    if audio_encoder is not None and speech is not None:
+        fingerprints["audio"] = fingerprint_weights(speech.first_conv) + _config_text(audio_encoder)
+    see = None
+    if clip_vision is not None:
+        see, fingerprints["clip_vision"] = _clip_vision(clip_vision, device)
+    return Encoders(
+        latent_channels=wan_vae.config.z_dim,
+        encode_video=lambda video_THWC: encode_wan_video(wan_vae, video_THWC),
+        encode_text=lambda prompt: _encode_text(text_model, tokenizer, prompt),
+        fingerprints=fingerprints,
+        speech=speech,
+        encode_clip_vision=see,
+    )
+
+
+@torch.inference_mode()
+def encode_wan_video(vae: "AutoencoderKLWan", video_THWC: Tensor) -> Tensor:
+    """Normalised latents [C, t, h, w], float32 on the CPU: the posterior's mode, `(z - mean) / std` per channel."""
+    weight = next(vae.parameters())
+    video_BCTHW = (video_THWC * 2 - 1).permute(3, 0, 1, 2)[None].to(weight.device, weight.dtype)
+    latents_CTHW = vae.encode(video_BCTHW).latent_dist.mode()[0].float().cpu()
+    mean, std = (torch.tensor(values).view(-1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+    return (latents_CTHW - mean) / std
+
+
+@torch.inference_mode()
+def _encode_text(model: Any, tokenizer: Any, prompt: str) -> Tensor:
+    """[512, D]: hidden states of the prompt's tokens, then zeros, as Wan was trained."""
+    tokens = tokenizer([prompt], padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt")
+    mask = tokens.attention_mask.to(model.device)
+    hidden_1LD = model(tokens.input_ids.to(model.device), mask).last_hidden_state
+    return (hidden_1LD * mask[..., None])[0].float().cpu()
+
+
+def _clip_vision(folder: Path, device: str) -> tuple[Any, str]:
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    model = _loaded(CLIPVisionModel, folder).eval().to(device)
+    processor = _loaded(CLIPImageProcessor, folder)
+
+    @torch.inference_mode()
+    def encode(image_HWC: Tensor) -> Tensor:
+        pixels = processor(images=(image_HWC * 255).round().byte().numpy(), return_tensors="pt").pixel_values
+        # Wan2.1-I2V reads the last hidden states but one.
+        return model(pixels.to(model.device), output_hidden_states=True).hidden_states[-2][0].float().cpu()
+
+    return encode, fingerprint_weights(model)
+
+
+def _loaded(kind: Any, folder: Path) -> Any:
+    options = {"use_safetensors": True} if hasattr(kind, "save_pretrained") and hasattr(kind, "forward") else {}
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{folder} is not a complete folder of {kind.__name__} (safetensors): {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _config_text(folder: Path) -> str:
+    return (folder / "config.json").read_text(encoding="utf-8")
