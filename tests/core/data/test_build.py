@@ -36,9 +36,9 @@ def write_video(path, seconds=2.0, fps=24, size=64, sound=True):
     """Frame k is gray of 2 k + 10, so that every frame says when it is shown."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options={"crf": "0", "g": "12"})
+        video = container.add_stream("libx264rgb", rate=fps, options={"crf": "0", "g": "12"})
         video.width = video.height = size
-        video.pix_fmt = "yuv444p"
+        video.pix_fmt = "rgb24"
         audio = container.add_stream("aac", rate=16000, layout="mono") if sound else None
         for idx in range(round(seconds * fps)):
             picture = np.full((size, size, 3), 2 * idx + 10, dtype=np.uint8)
