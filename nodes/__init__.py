@@ -3,13 +3,16 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge.model import register_gloria_model
+from .build_dataset import GloriaBuildDataset
 from .condition import GloriaCondition
 from .decode_video import GloriaDecodeVideo
 from .encode_audio import GloriaEncodeAudio
 from .load_anchors import GloriaLoadAnchors
 from .load_model import GloriaLoadModel
+from .monitor_training import GloriaMonitorTraining
 from .plan_video import GloriaPlanVideo
 from .sample_long_video import GloriaSampleLongVideo
+from .train_model import GloriaTrainModel
 
 NODES: list[type[io.ComfyNode]] = [
     GloriaLoadModel,
@@ -19,6 +22,9 @@ NODES: list[type[io.ComfyNode]] = [
     GloriaPlanVideo,
     GloriaSampleLongVideo,
     GloriaDecodeVideo,
+    GloriaBuildDataset,
+    GloriaTrainModel,
+    GloriaMonitorTraining,
 ]
 
 

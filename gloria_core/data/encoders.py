@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..conditioning.audio import features_from_speech
 from ..conditioning.wav2vec import load_transformers_encoder
 from ..errors import DatasetError
 from ..media.decode_latents import fingerprint_weights
+from ..media.read_audio import Speech
 from .precompute import Encoders
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ def load_encoders(
     beside = text_encoder.parent / "tokenizer"
     tokenizer = _loaded(AutoTokenizer, beside if beside.is_dir() else text_encoder)
     fingerprints = {"vae": fingerprint_weights(wan_vae), "text": fingerprint_weights(text_model)}
-    speech = None if audio_encoder is None else load_transformers_encoder(audio_encoder, device)
-    if audio_encoder is not None and speech is not None:
-        fingerprints["audio"] = fingerprint_weights(speech.first_conv) + _config_text(audio_encoder)
+    hear = None
+    if audio_encoder is not None:
+        hear, fingerprints["audio"] = _speech_encoder(audio_encoder, device)
     see = None
     if clip_vision is not None:
         see, fingerprints["clip_vision"] = _clip_vision(clip_vision, device)
@@ -52,7 +54,7 @@ def load_encoders(
         encode_video=lambda video_THWC: encode_wan_video(wan_vae, video_THWC),
         encode_text=lambda prompt: _encode_text(text_model, tokenizer, prompt),
         fingerprints=fingerprints,
-        speech=speech,
+        encode_speech=hear,
         encode_clip_vision=see,
     )
 
@@ -74,6 +76,17 @@ def _encode_text(model: Any, tokenizer: Any, prompt: str) -> Tensor:
     mask = tokens.attention_mask.to(model.device)
     hidden_1LD = model(tokens.input_ids.to(model.device), mask).last_hidden_state
     return (hidden_1LD * mask[..., None])[0].float().cpu()
+
+
+def _speech_encoder(folder: Path, device: str) -> tuple[Any, str]:
+    encoder = load_transformers_encoder(folder, device)
+
+    def encode(speech: Speech, fps: float) -> Tensor:
+        return features_from_speech(encoder, speech, fps).features_FLC
+
+    # The first layer tells two trainings apart, the configuration two sizes.
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    return encode, fingerprint_weights(encoder.first_conv) + config
 
 
 def _clip_vision(folder: Path, device: str) -> tuple[Any, str]:
@@ -99,7 +112,3 @@ def _loaded(kind: Any, folder: Path) -> Any:
         raise DatasetError(
             f"{folder} is not a complete folder of {kind.__name__} (safetensors): {str(error).splitlines()[0]}"
         ) from error
-
-
-def _config_text(folder: Path) -> str:
-    return (folder / "config.json").read_text(encoding="utf-8")

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from ..conditioning.anchors import Anchor, AnchorSizes, fit_anchor
-from ..conditioning.audio import features_from_speech
-from ..conditioning.wav2vec import SpeechEncoder
 from ..durable_files import file_sha256, require_free_bytes
 from ..errors import DatasetError
-from ..media.read_audio import read_audio
+from ..media.read_audio import Speech, read_audio
 from ..shapes import latent_frames_for, pixel_frames_for, pixel_multiple, spatial_stride
 from .buckets import bucket_size
 from .cache import CacheStore
@@ -41,7 +39,7 @@ class Encoders:
         encode_video: [T, H, W, 3] of 0 to 1 -> latents [C, t, h, w] in the model's normalised space, one continuous
             causal encode from the first frame on.
         encode_text: prompt -> [L, D].
-        speech: wav2vec2, or None for a silent dataset.
+        encode_speech: (speech, frames per second) -> features [F, layers, channels], or None for a silent dataset.
         encode_clip_vision: image [H, W, 3] -> [S, D] (Wan2.1-I2V), or None.
         fingerprints: what identifies each encoder's weights, by role.
     """
@@ -50,7 +48,7 @@ class Encoders:
     encode_video: Callable[[Tensor], Tensor]
     encode_text: Callable[[str], Tensor]
     fingerprints: Mapping[str, str]
-    speech: SpeechEncoder | None = None
+    encode_speech: Callable[[Speech, float], Tensor] | None = None
     encode_clip_vision: Callable[[Tensor], Tensor] | None = None
 
 
@@ -209,7 +207,7 @@ class _Builder:
         self, source: ManifestSource, clip: ManifestClip, video: Path, info: VideoInfo, name: str
     ) -> str | None:
         is_silent = source.audio == SILENT or (source.audio is None and not info.has_audio)
-        if self._encoders.speech is None or is_silent:
+        if self._encoders.encode_speech is None or is_silent:
             return None
         path = video if source.audio is None else inside(self._dataset, source.audio)
 
@@ -225,10 +223,8 @@ class _Builder:
     def _features(self, path: Path) -> Tensor:
         """Speech features of a whole file: a clip's sound is heard in its context. One file is held at a time."""
         if str(path) not in self._speech:
-            assert self._encoders.speech is not None
-            speech = read_audio(path)
-            features = features_from_speech(self._encoders.speech, speech, self._manifest.fps)
-            self._speech = {str(path): features.features_FLC}
+            assert self._encoders.encode_speech is not None
+            self._speech = {str(path): self._encoders.encode_speech(read_audio(path), self._manifest.fps)}
         return self._speech[str(path)]
 
     def _anchors(

@@ -37,3 +37,15 @@ def merge_settings(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> d
         old = merged.get(key)
         merged[key] = merge_settings(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
+
+
+def share_out_steps(stages: list[dict[str, Any]], total: int) -> list[dict[str, Any]]:
+    """The same stages with `total` steps in all, each with its share, at least one."""
+    if total < len(stages):
+        raise ConfigError(f"{total} steps for {len(stages)} stages: give at least one step to each.")
+    before = sum(stage["steps"] for stage in stages)
+    ends, done = [], 0
+    for idx, stage in enumerate(stages):
+        done += stage["steps"]
+        ends.append(max(idx + 1, min(round(total * done / before), total - (len(stages) - 1 - idx))))
+    return [{**stage, "steps": end - start} for stage, start, end in zip(stages, [0, *ends[:-1]], ends, strict=True)]

@@ -23,6 +23,8 @@ from ..errors import TrainingError
 CONFIG, STATUS, METRICS, VALIDATION, LOG = "run.yaml", "status.json", "metrics.jsonl", "validation.jsonl", "log.txt"
 CONTROL, SAMPLES, RESULTS = "control", "samples", "results"
 _LOCK = ".lock"
+# Whoever looks whether a run is alive holds its lock for an instant.
+_LOCK_SECONDS = 2.0
 Request = Literal["stop", "save", "sample"]
 REQUESTS: tuple[Request, ...] = ("stop", "save", "sample")
 
@@ -39,7 +41,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         try:
             for name in ("", CONTROL, SAMPLES, RESULTS):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout as error:
             raise TrainingError(
                 f"Another process trains in {self.path} already. Wait for it, stop it, or give this run another name."

@@ -25,7 +25,7 @@ def jobs_root(job_name: str) -> Path:
         job_name: refused here already when it is not a plain name, before anything is loaded or computed.
     """
     check_job_name(job_name)
-    return _contained(Path(folder_paths.get_output_directory()) / JOBS_FOLDER, JOBS_FOLDER)
+    return contained(Path(folder_paths.get_output_directory()) / JOBS_FOLDER, JOBS_FOLDER)
 
 
 def output_path(filename_prefix: str, extension: str) -> Path:
@@ -42,12 +42,12 @@ def output_path(filename_prefix: str, extension: str) -> Path:
             "'/' between them, inside ComfyUI's output folder, for example 'gloria/film'."
         )
     output = folder_paths.get_output_directory()
-    _contained(Path(output, *parts).parent, filename_prefix)
+    contained(Path(output, *parts).parent, filename_prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
-    return _contained(Path(folder) / f"{name}_{counter:05}_.{extension}", filename_prefix)
+    return contained(Path(folder) / f"{name}_{counter:05}_.{extension}", filename_prefix)
 
 
-def _contained(path: Path, shown: str) -> Path:
+def contained(path: Path, shown: str) -> Path:
     """The path itself if it is inside the output folder after following links."""
     output = os.path.realpath(folder_paths.get_output_directory())
     real = os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""Two processes on the CPU compute what one computes. Run: python -m pytest tests/core/training/test_two_processes.py"""
+"""Two processes compute what one computes. Run: python -m pytest tests/core/training/test_two_processes.py"""
 
 import os
 import subprocess

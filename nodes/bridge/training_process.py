@@ -1,0 +1,137 @@
+"""The trainer as a process of its own: started, followed, stopped and found again through the files of its run folder.
+
+A fault of the GPU cannot take ComfyUI down, its memory comes back when it ends, and it lives on when ComfyUI restarts.
+"""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from comfy import model_management
+
+from ...gloria_core.errors import TrainingError
+from ...gloria_core.training.config import TrainConfig, write_config
+from ...gloria_core.training.run_folder import CONFIG, LOG, is_running, read_status, request
+
+PACK_ROOT = Path(__file__).resolve().parents[2]
+_POLL_SECONDS = 0.3
+_LOG_LINES = 15
+_START_SECONDS = 120
+
+# Called with the status while the run lives.
+OnStatus = Callable[[dict[str, Any]], None]
+
+
+class TrainingProcess:
+    """One run, whether this ComfyUI started it or an earlier one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def start(self, config: TrainConfig) -> bool:
+        """Start the run, or attach to it when it lives already (False)."""
+        if is_running(self.folder):
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_config(self.folder / CONFIG, config)
+        free_memory()
+        detached: dict[str, Any] = {"start_new_session": True}
+        if os.name == "nt":
+            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+        with (self.folder / LOG).open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gloria_core.train", str(self.folder / CONFIG)],
+                cwd=PACK_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **detached,
+            )  # fmt: skip
+        return True
+
+    def wait_until_started(self) -> None:
+        """Return when the trainer has taken its folder over; an early failure is raised."""
+        started = time.time()
+        while not is_running(self.folder):
+            if not self._is_alive():
+                self._raise_failure()
+            if time.time() - started > _START_SECONDS:
+                raise TrainingError(f"The trainer did not start within {_START_SECONDS} s.{self._log_tail()}")
+            time.sleep(_POLL_SECONDS)
+
+    def follow(self, on_status: OnStatus) -> tuple[dict[str, Any], bool]:
+        """Wait for the end; the last status, and whether Cancel ended it.
+
+        The first Cancel asks the trainer to finish its step and save; the second one kills it.
+
+        Raises:
+            TrainingError: The trainer failed; with its own words.
+        """
+        is_cancelled = False
+        while self._is_alive():
+            on_status(self._status())
+            if model_management.processing_interrupted():
+                model_management.interrupt_current_processing(False)
+                if is_cancelled:
+                    self._kill()
+                    break
+                is_cancelled = True
+                request(self.folder, "stop")
+            time.sleep(_POLL_SECONDS)
+        status = self._status()
+        if status.get("state") not in ("finished", "stopped") and not is_cancelled:
+            self._raise_failure()
+        return status, is_cancelled
+
+    def _is_alive(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        return is_running(self.folder)
+
+    def _status(self) -> dict[str, Any]:
+        """The status of this process; what an earlier one left in the folder does not count."""
+        status = read_status(self.folder) or {}
+        if self._process is not None and status.get("pid") != self._process.pid:
+            return {}
+        return status
+
+    def _kill(self) -> None:
+        status = read_status(self.folder) or {}
+        pid = self._process.pid if self._process is not None else status.get("pid")
+        if not isinstance(pid, int) or not self._is_alive():
+            return
+        if os.name == "nt":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            # The trainer leads its own process group.
+            os.killpg(pid, signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def _raise_failure(self) -> None:
+        status = self._status()
+        if status.get("state") == "failed" and status.get("error"):
+            raise TrainingError(f"Training failed: {status['error']}")
+        code = None if self._process is None else self._process.poll()
+        raise TrainingError(f"The trainer ended unexpectedly (exit code {code}).{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        try:
+            with (self.folder / LOG).open("rb") as log:
+                log.seek(self._log_start)
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return f" The end of {self.folder / LOG}:\n" + "\n".join(lines[-_LOG_LINES:])
+
+
+def free_memory() -> None:
+    """Hand ComfyUI's models back, so that the trainer finds the GPU and the host's memory free."""
+    model_management.unload_all_models()
+    gc.collect()
+    model_management.soft_empty_cache()

@@ -1,0 +1,86 @@
+"""A training run, alive or ended -> its loss curve, validation clips and status; and a way to ask it for something."""
+
+import time
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..gloria_core.training.loss_chart import draw_loss_chart
+from ..gloria_core.training.run_folder import is_running, read_metrics, read_status, read_validation, request
+from .bridge.training_runs import named_run, publish_results, run_names, status_line
+from .bridge.training_samples import decode_new_samples, image_tensor, sample_videos, video_strip
+
+NEWEST = "newest"
+WATCH = "watch"
+_ACTIONS = {WATCH: None, "save and stop": "stop", "save now": "save", "sample now": "sample"}
+
+
+class GloriaMonitorTraining(io.ComfyNode):
+    """Gloria Train Monitor."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GloriaMonitorTraining",
+            display_name="Gloria Train Monitor",
+            category="Gloria/training",
+            description="Shows a training run that is going on or has ended, also after ComfyUI was restarted, and can "
+            "ask it to stop, save or make validation clips. Queue again to see the newest state.",
+            search_aliases=["training progress", "loss curve", "training status"],
+            inputs=[
+                io.Combo.Input(
+                    "run",
+                    options=[NEWEST, *run_names()],
+                    default=NEWEST,
+                    tooltip="A folder of output/gloria/training. Refresh the page to see new ones.",
+                ),
+                io.Combo.Input(
+                    "action",
+                    options=list(_ACTIONS),
+                    default=WATCH,
+                    tooltip="What to ask of a run that is going on; it is done after the present step. 'save and stop' "
+                    "loses nothing: queue Gloria Train again to go on.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the validation clips. Not connected: no clips."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="loss_curve", tooltip="Raw, smoothed and held-out loss over the steps."),
+                io.Image.Output(
+                    display_name="clips", tooltip="Frames of the newest validation clip; the curve when there is none."
+                ),
+                io.Custom("LOSS_MAP").Output(display_name="loss_map", tooltip="For the stock Plot Loss Graph."),
+                io.String.Output(display_name="status", tooltip="State, step, speed, time left and memory."),
+            ],
+            is_output_node=True,
+            not_idempotent=True,
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: Any) -> float:
+        return time.time()
+
+    @classmethod
+    def execute(cls, run: str, action: str, vae: Any | None = None) -> io.NodeOutput:
+        names = run_names()
+        folder = named_run(names[0] if run == NEWEST and names else run)
+        status = read_status(folder) or {}
+        alive = is_running(folder)
+        asked = _ACTIONS[action]
+        if asked is not None and alive:
+            request(folder, asked)
+        published = publish_results(status.get("results", {}))
+        if vae is not None:
+            decode_new_samples(folder, vae)
+        metrics, validation = read_metrics(folder)[0], read_validation(folder)[0]
+        curve = draw_loss_chart(metrics, validation)
+        videos = sample_videos(folder)
+        clips = video_strip(videos[-1]) if videos else curve
+        lines = [f"{folder.name}: {status_line(status)}", *(f"{role}: {name}" for role, name in published.items())]
+        if not alive and status.get("state") not in ("finished", "stopped", "failed"):
+            lines.append("Its process is gone. Queue Gloria Train again: it goes on from the last checkpoint.")
+        if status.get("state") == "failed":
+            lines.append(str(status.get("error")))
+        text = "\n".join(lines)
+        losses = [line["loss"] for line in metrics if line.get("loss") is not None]
+        image = image_tensor(curve)
+        return io.NodeOutput(image, image_tensor(clips), {"loss": losses}, text, ui=ui.PreviewImage(image, cls=cls))

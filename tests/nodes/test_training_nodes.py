@@ -1,0 +1,295 @@
+"""Footage to dataset to LoRA to video, through the nodes. Run: pytest tests/nodes/test_training_nodes.py"""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import pytest
+import torch
+from comfy.audio_encoders.audio_encoders import load_audio_encoder_from_sd
+from comfy_api.latest import io
+from safetensors.torch import load_file
+
+from gloria_pack.gloria_core.data.cache import CacheStore
+from gloria_pack.gloria_core.data.cache_index import read_index
+from gloria_pack.gloria_core.data.read_clip import read_clip
+from gloria_pack.gloria_core.errors import ConfigError, DatasetError, TrainingError
+from gloria_pack.gloria_core.media.encode_video import frame_rate
+from gloria_pack.gloria_core.toy_weights import write_toy_models
+from gloria_pack.gloria_core.training.run_folder import is_running, read_status, request
+from gloria_pack.nodes.bridge.model import load_gloria_model
+from gloria_pack.nodes.bridge.training_runs import publish_results, runs_root
+from gloria_pack.nodes.build_dataset import GloriaBuildDataset
+from gloria_pack.nodes.monitor_training import GloriaMonitorTraining
+from gloria_pack.nodes.train_model import GloriaTrainModel
+
+REPO = Path(__file__).resolve().parents[2]
+SIDE, CLIP_FRAMES = 32, 41
+QUICK = "data: {frames: [21]}\nvalidation: {loss_every: 0, clips_every: 0}\nlora: {targets: [self_attn]}"
+SLOW = f"{QUICK}\nbatch_size: 3"  # slow enough to be caught in the act
+
+
+@pytest.fixture(scope="module")
+def models(base_directory):
+    paths = write_toy_models(base_directory / "models")
+    yield paths
+    for path in paths.values():
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def encoders(models):
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(models["vae"])))
+    clip = comfy.sd.load_clip([str(models["text_encoder"])], clip_type=comfy.sd.CLIPType.WAN)
+    hears = load_audio_encoder_from_sd(comfy.utils.load_torch_file(str(models["audio_encoder"])))
+    return {"vae": vae, "clip": clip, "audio_encoder": hears}
+
+
+@pytest.fixture(scope="module")
+def footage(base_directory):
+    """A video of color fields with sound, a caption and two labelled anchors."""
+    import av
+    import numpy as np
+    from PIL import Image
+
+    folder = base_directory / "input" / "anna"
+    (folder / "anchors").mkdir(parents=True)
+    with av.open(str(folder / "talk.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=24)
+        video.width = video.height = 64
+        audio = container.add_stream("aac", rate=16000, layout="mono")
+        for idx in range(96):
+            picture = np.full((64, 64, 3), (2 * idx, 120, 200 - idx), dtype=np.uint8)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode())
+        wave = (np.sin(np.arange(64000) * 0.05) * 8000).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
+        frame.sample_rate = 16000
+        for piece in [*audio.encode(frame), *audio.encode()]:
+            container.mux(piece)
+    (folder / "talk.txt").write_text("a woman talks")
+    for label in ("front", "happy"):
+        Image.new("RGB", (64, 64), (10, 200, 90)).save(folder / "anchors" / f"{label}.png")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def no_runs():
+    """No run of another test; the dataset stays."""
+    shutil.rmtree(runs_root(), ignore_errors=True)
+
+
+def run_node(node, **inputs):
+    """Runs a node with its hidden inputs set the way ComfyUI's executor sets them."""
+    locked = node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}})
+    return locked.execute(**inputs).args
+
+
+def build(encoders, **changes):
+    arguments = {"folder": "anna", "size": "custom", "clip_frames": CLIP_FRAMES, "for_image_to_video": False,
+                 "width": SIDE, "height": SIDE, **encoders, **changes}  # fmt: skip
+    return run_node(GloriaBuildDataset, **arguments)
+
+
+@pytest.fixture(scope="module")
+def dataset(encoders, footage):
+    return build(encoders)[0]
+
+
+def train(dataset, name, steps=4, settings=QUICK, mode="wait", vae=None, **changes):
+    arguments = {"dataset": dataset, "base": "toy_wan_t2v.safetensors", "gloria_weights": "none", "run_name": name,
+                 "preset": "debug_cpu", "steps": steps, "learning_rate": 0.0, "rank": 2, "seed": 1,
+                 **changes}  # fmt: skip
+    return run_node(GloriaTrainModel, **arguments, mode=mode, settings=settings, vae=vae)
+
+
+def run_folder(name):
+    (folder,) = runs_root().glob(f"{name}-*")
+    return folder
+
+
+def in_thread(function):
+    """Runs a node as ComfyUI's worker does, beside the test; returns the thread and what came out."""
+    result = {}
+
+    def work():
+        try:
+            with torch.inference_mode():
+                result["value"] = function()
+        except BaseException as error:
+            result["error"] = error
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread, result
+
+
+def wait_for(condition, result=None, seconds=90):
+    start = time.monotonic()
+    while not condition():
+        assert not (result or {}).get("error"), result
+        assert time.monotonic() - start < seconds
+        time.sleep(0.02)
+
+
+def step_of(name):
+    folders = list(runs_root().glob(f"{name}-*")) if runs_root().is_dir() else []
+    status = read_status(folders[0]) if folders else None
+    return (status or {}).get("step", 0) if status and status.get("state") == "training" else 0
+
+
+def test_a_dataset_holds_what_comfyuis_encoders_make(dataset, encoders, footage):
+    index, store = read_index(dataset), CacheStore(dataset)
+    assert index.audio_shape == (13, 768)
+    assert {(a.kind, a.label) for a in index.sources[0].anchors} >= {("viewpoint", "front"), ("expression", "happy")}
+    clip = index.clips[1]
+    frames = read_clip(footage / "talk.mp4", clip.start, CLIP_FRAMES, 24.0, SIDE, SIDE)
+    raw = encoders["vae"].encode(frames)
+    expected = comfy.latent_formats.Wan21().process_in(raw)[0]
+    torch.testing.assert_close(store.load(clip.latents)["latents"].float(), expected, atol=2e-3, rtol=2e-3)
+    text = encoders["clip"].encode_from_tokens_scheduled(encoders["clip"].tokenize("a woman talks"))[0][0][0]
+    torch.testing.assert_close(store.load(clip.text)["text"].float(), text, atol=2e-2, rtol=1e-2)
+
+
+def test_the_report_says_what_is_there(encoders, footage):
+    report = build(encoders)[1]
+    assert "1 videos, 3 training and 0 validation clips" in report
+    assert "viewpoint anchors: 1: front 100 % (paper 29.6)" in report
+
+
+def test_folders_outside_the_input_folder_are_refused(encoders, footage):
+    for name in ("../secret", "/etc", "anna/../anna", "nothing"):
+        with pytest.raises(DatasetError, match="no folder of videos"):
+            build(encoders, folder=name)
+
+
+def test_training_through_the_node_gives_a_lora_that_stock_nodes_load(dataset, models, no_runs):
+    lora, losses, steps, files = train(dataset, "first")
+    assert steps == 4
+    assert len(losses["loss"]) == 4
+    names = dict(line.split(": ") for line in files.splitlines())
+    path = folder_paths.get_full_path_or_raise("loras", names["lora"])
+    on_disk = load_file(path)
+    assert on_disk.keys() == lora.keys()
+    gloria = Path(folder_paths.get_full_path_or_raise("gloria", names["gloria"]))
+    model = load_gloria_model(models["dit_t2v"], gloria, {})
+    patched, _ = comfy.sd.load_lora_for_models(model, None, on_disk, 1.0, 0)
+    assert len(patched.patches) == len([key for key in lora if key.endswith(".alpha")]) == 16
+
+
+def test_queueing_a_finished_run_again_returns_it_and_more_steps_go_on(dataset, no_runs):
+    first = train(dataset, "again")
+    again = train(dataset, "again")
+    assert again[1] == first[1]
+    assert again[2] == 4
+    more = train(dataset, "again", steps=6)
+    assert more[2] == 6
+    assert more[1]["loss"][:4] == first[1]["loss"]
+    assert len(list(runs_root().glob("again-*"))) == 1
+    train(dataset, "again", seed=2)
+    assert len(list(runs_root().glob("again-*"))) == 2
+
+
+def test_cancel_saves_and_queueing_again_gives_the_unbroken_result(dataset, no_runs):
+    whole = train(dataset, "whole", steps=60, settings=SLOW)
+    thread, result = in_thread(lambda: train(dataset, "broken", steps=60, settings=SLOW))
+    wait_for(lambda: step_of("broken") >= 3, result)
+    comfy.model_management.interrupt_current_processing(True)
+    thread.join(90)
+    assert isinstance(result["error"], comfy.model_management.InterruptProcessingException)
+    assert not comfy.model_management.processing_interrupted()
+    status = read_status(run_folder("broken"))
+    assert status["state"] == "stopped"
+    assert 3 <= status["step"] < 60
+    assert Path(status["results"]["lora"]).is_file()
+    resumed = train(dataset, "broken", steps=60, settings=SLOW)
+    assert resumed[1] == whole[1]
+    assert all(torch.equal(resumed[0][key], whole[0][key]) for key in whole[0])
+
+
+def test_a_killed_trainer_is_reported_and_the_run_goes_on(dataset, no_runs):
+    thread, result = in_thread(lambda: train(dataset, "killed", steps=60, settings=SLOW))
+    wait_for(lambda: step_of("killed") >= 12, result)
+    os.kill(read_status(run_folder("killed"))["pid"], signal.SIGKILL)
+    thread.join(30)
+    assert isinstance(result["error"], TrainingError)
+    assert "exit code -9" in str(result["error"])
+    assert train(dataset, "killed", steps=60, settings=SLOW)[2] == 60
+
+
+def test_a_detached_run_is_found_again_watched_and_stopped(dataset, encoders, no_runs):
+    slow = "data: {frames: [21]}\nvalidation: {loss_every: 1, levels: 2, clips_every: 0}"
+    files = train(dataset, "alone", steps=4000, settings=slow, mode="detached")[3]
+    assert "training on its own" in files
+    folder = run_folder("alone")
+    assert is_running(folder)
+    with pytest.raises(ConfigError, match="Another training uses this machine: alone-"):
+        train(dataset, "other")
+    wait_for(lambda: step_of("alone") >= 2)
+    curve, _, losses, text = run_node(GloriaMonitorTraining, run="newest", action="watch")
+    assert curve.shape == (1, 480, 960, 3)
+    assert len(losses["loss"]) >= 2
+    assert "training, step" in text
+    thread, result = in_thread(lambda: train(dataset, "alone", steps=4000, settings=slow))
+    time.sleep(1)
+    run_node(GloriaMonitorTraining, run=folder.name, action="save and stop")
+    thread.join(60)
+    assert "error" not in result, result
+    assert result["value"][2] == read_status(folder)["step"] < 4000
+    assert not is_running(folder)
+
+
+def test_what_the_trainer_refuses_becomes_the_nodes_error(dataset, no_runs):
+    with pytest.raises(TrainingError, match="No training clip is long enough"):
+        train(dataset, "long", settings="data: {frames: [81]}")
+    with pytest.raises(ConfigError, match=r"unknown field\(s\) stepz"):
+        train(dataset, "typo", settings="stepz: 3")
+    with pytest.raises(ConfigError, match="not YAML"):
+        train(dataset, "typo", settings="{")
+    with pytest.raises(ConfigError, match="name is"):
+        train(dataset, "../escape")
+
+
+def test_text_settings_cannot_reach_files_outside(dataset, no_runs, tmp_path):
+    settings = f"{QUICK}\noutput: {tmp_path}/out\nbase: /etc/passwd\nname: other"
+    train(dataset, "inside", steps=1, settings=settings)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match=r"validation\.vae"):
+        train(dataset, "inside", settings=f"validation: {{vae: {tmp_path}}}")
+
+
+def test_validation_clips_are_decoded_with_the_connected_vae(dataset, encoders, no_runs):
+    settings = "data: {frames: [21]}\nvalidation: {loss_every: 2, clips_every: 2, steps: 2}"
+    train(dataset, "clips", steps=2, settings=settings, vae=encoders["vae"])
+    (video,) = (run_folder("clips") / "samples").glob("*.mp4")
+    frames = read_clip(video, 0.0, 21, float(frame_rate(24.0)), SIDE, SIDE)
+    assert frames.shape == (21, SIDE, SIDE, 3)
+    _, strip, _, _ = run_node(GloriaMonitorTraining, run="newest", action="watch", vae=encoders["vae"])
+    assert strip.shape == (1, 192, 6 * 192, 3)
+
+
+def test_published_files_never_replace_others(tmp_path, base_directory):
+    source = tmp_path / "run_step000001_lora.safetensors"
+    source.write_bytes(b"one")
+    first = publish_results({"lora": str(source)})["lora"]
+    assert publish_results({"lora": str(source)})["lora"] == first
+    source.unlink()
+    source.write_bytes(b"two")
+    second = publish_results({"lora": str(source)})["lora"]
+    assert second != first
+    assert Path(folder_paths.get_full_path("loras", first)).read_bytes() == b"one"
+    assert Path(folder_paths.get_full_path("loras", second)).read_bytes() == b"two"
+
+
+def test_a_stop_request_left_over_does_not_stop_the_next_run(dataset, no_runs):
+    train(dataset, "left", steps=2)
+    request(run_folder("left"), "stop")
+    assert train(dataset, "left", steps=4)[2] == 4
