@@ -8,13 +8,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
+sys.path.append(str(Path(__file__).resolve().parent))
 
 from gloria_core.conditioning.audio import features_from_speech
 from gloria_core.conditioning.wav2vec import load_transformers_encoder
@@ -23,61 +22,14 @@ from gloria_core.data.build import main
 from gloria_core.data.cache import CacheStore
 from gloria_core.data.cache_index import read_index
 from gloria_core.data.manifest import Manifest, read_manifest, write_manifest
-from gloria_core.data.precompute import CacheSettings, Encoders, build_cache
+from gloria_core.data.precompute import CacheSettings, build_cache
 from gloria_core.data.read_clip import probe_video, read_clip, read_picture
 from gloria_core.data.scan_folder import ScanOptions, scan_folder
 from gloria_core.errors import DatasetError
 from gloria_core.media.read_audio import read_audio
+from toy_footage import CountingEncoders, shown, write_video
 
 SIZE = "32x32"
-
-
-def write_video(path, seconds=2.0, fps=24, size=64, sound=True):
-    """Frame k is gray of 2 k + 10, so that every frame says when it is shown."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264rgb", rate=fps, options={"crf": "0", "g": "12"})
-        video.width = video.height = size
-        video.pix_fmt = "rgb24"
-        audio = container.add_stream("aac", rate=16000, layout="mono") if sound else None
-        for idx in range(round(seconds * fps)):
-            picture = np.full((size, size, 3), 2 * idx + 10, dtype=np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-        if audio is not None:
-            wave = (np.sin(np.arange(int(seconds * 16000)) * 0.05) * 8000).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(wave[None], format="s16", layout="mono")
-            frame.sample_rate = 16000
-            for piece in [*audio.encode(frame), *audio.encode()]:
-                container.mux(piece)
-    return path
-
-
-def shown(frames_THWC):
-    """The numbers of the frames that a clip shows."""
-    return (frames_THWC[:, 16, 16].mean(dim=-1) * 255 / 2 - 5).round().int().tolist()
-
-
-class CountingEncoders:
-    """Encoders whose latents are block means, so that what was encoded can be read off."""
-
-    def __init__(self, fingerprint="one"):
-        self.videos = self.texts = 0
-        self.encoders = Encoders(
-            latent_channels=16, encode_video=self.video, encode_text=self.text,
-            fingerprints={"vae": fingerprint, "text": "text", "audio": "audio"},
-        )  # fmt: skip
-
-    def video(self, video_THWC):
-        self.videos += 1
-        groups = [group for group in (video_THWC[:1], *video_THWC[1:].split(4)) if len(group)]
-        cells = [group.mean(dim=(0, 3)).unfold(0, 8, 8).unfold(1, 8, 8).mean(dim=(2, 3)) for group in groups]
-        return torch.stack(cells)[None].expand(16, -1, -1, -1)
-
-    def text(self, prompt):
-        self.texts += 1
-        return torch.full((3, 16), float(len(prompt)))
 
 
 @pytest.fixture
@@ -115,7 +67,7 @@ def test_length_is_read_from_the_packets(tmp_path):
 
 def test_clips_past_the_end_and_broken_files_are_named(tmp_path):
     path = write_video(tmp_path / "v.mp4", seconds=1)
-    with pytest.raises(DatasetError, match=r"'v\.mp4' ends .* before the clip"):
+    with pytest.raises(DatasetError, match=r"'v\.mp4' ends at 1\.00 s and shows nothing at 1\.04 s"):
         read_clip(path, 0.5, 41, 24.0, 32, 32)
     path.write_bytes(b"not a video")
     with pytest.raises(DatasetError, match=r"'v\.mp4' is not a readable video"):
