@@ -129,7 +129,7 @@ def pictures_at(path: Path, times: Sequence[float]) -> Iterator[Tensor]:
                 return
         shown, picture, end = frame, None, next_end
     # The last picture is shown for its own duration.
-    while shown is not None and done < len(times) and times[done] < end + CLOCK_SECONDS:
+    while shown is not None and done < len(times) and times[done] < end - CLOCK_SECONDS:
         picture = _picture(shown) if picture is None else picture
         yield picture
         done += 1

@@ -14,8 +14,8 @@ def write_frames(path, times, codec="libx264rgb", time_base=Fraction(1, 1000), o
     with av.open(str(path), "w", options=options or {}) as container:
         video = container.add_stream(codec, rate=25)
         video.width = video.height = size
-        video.pix_fmt = "rgb24" if codec == "libx264rgb" else "yuv420p"
-        video.options = {"crf": "0", "g": "12"} if codec == "libx264rgb" else {"qscale": "1", "g": "12"}
+        video.pix_fmt = "rgb24" if codec == "libx264rgb" else "bgr0"
+        video.options = {"crf": "0", "g": "12"} if codec == "libx264rgb" else {}
         video.codec_context.time_base = time_base
         for idx, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(np.full((size, size, 3), 2 * idx + 10, np.uint8), format="rgb24")
