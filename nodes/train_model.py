@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from ..gloria_core.data.cache_index import read_index
 from ..gloria_core.errors import ConfigError
+from ..gloria_core.model.checkpoint import holds_gloria_weights
 from ..gloria_core.training.config import TrainConfig, config_from_dict
 from ..gloria_core.training.presets import merge_settings, preset_names, share_out_steps
 from ..gloria_core.training.presets import preset as read_preset
@@ -144,7 +145,10 @@ def _config(
     if values.get("validation", {}).get("vae"):
         raise ConfigError("settings: validation.vae is a path and not for the node; connect a VAE instead.")
     index = read_index(dataset)
-    if index.audio_shape is None:
+    trains_audio = any(stage.get("train", "all") != "lora" for stage in values["stages"])
+    has_weights = gloria is not None or holds_gloria_weights(Path(values["base"]))
+    if index.audio_shape is None or not (has_weights or trains_audio):
+        # No speech to learn from, or nothing that would learn it.
         values["audio_branch"] = False
         values["stages"] = [{**stage, "audio": False} for stage in values["stages"]]
     config = config_from_dict(values, "settings")

@@ -72,6 +72,19 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def holds_gloria_weights(path: Path) -> bool:
+    """Whether a weights file carries Gloria's additions; reads its header only.
+
+    Raises:
+        CheckpointError: Not a safetensors file, or a damaged one.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return SETTINGS_KEY in file.keys()  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{path.name}' is not a readable safetensors file ({error}).") from error
+
+
 def detect_config(state_dict: Mapping[str, Tensor]) -> DiTConfig:
     """Sizes of the model that a state dict belongs to, read from its keys and shapes.
 

@@ -40,8 +40,12 @@ class _Ring:
         self._blocks = blocks
         self._masters = masters
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._slots = [{name: torch.empty_like(x, device=device) for name, x in masters[0].items()}
-                       for _ in range(min(_NUM_SLOTS, len(blocks)))]  # fmt: skip
+        # Blocks with an audio branch have more weights than those without.
+        largest = {name: x for weights in masters for name, x in weights.items()}
+        self._slots = [
+            {name: torch.empty_like(x, device=device) for name, x in largest.items()}
+            for _ in range(min(_NUM_SLOTS, len(blocks)))
+        ]
         self._held: list[int | None] = [None] * len(self._slots)
         self._arrived: list[Any] = [None] * len(self._slots)
         self._last = -1

@@ -131,8 +131,9 @@ class StageConfig:
 
     name: str
     steps: int
-    train: Literal["all", "audio"] = "all"
-    """`all`: what the method trains (LoRA and audio branch, or everything). `audio`: the audio branch alone."""
+    train: Literal["all", "audio", "lora"] = "all"
+    """`all`: what the method trains (LoRA and audio branch, or everything). `audio`: the audio branch alone. `lora`:
+    the adapters alone, which on a 14B base spares the optimizer 0.7 B weights of the audio branch."""
     audio: bool = True
     """Whether speech conditions the samples."""
     global_anchor: bool = True
@@ -249,7 +250,7 @@ class TrainConfig:
     data: DataConfig
     method: Literal["lora", "full"] = "lora"
     audio_branch: bool = True
-    """Whether the model has an audio branch, trained in full beside a LoRA."""
+    """Whether fresh Gloria weights get an audio branch, and whether a branch is trained in full beside a LoRA."""
     anchor_attention: Literal["joint", "one_way"] = "joint"
     """For fresh Gloria weights; loaded ones keep their own."""
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -287,11 +288,18 @@ class TrainConfig:
             _check(self.precision.base == "compute", "precision.base fp8 is for frozen weights: use method lora.")
             _check(self.memory.streamed_blocks == 0, "memory.streamed_blocks is for frozen blocks: use method lora.")
         for stage in self.stages:
+            is_possible = self.method == "lora" or stage.train != "lora"
+            _check(is_possible, f"stage {stage.name!r} trains a LoRA, but method is full: set method lora.")
             wants_audio = stage.audio or stage.train == "audio"
             _check(
                 self.audio_branch or not wants_audio,
                 f"stage {stage.name!r} wants speech, but audio_branch is false: set the stage's audio to false.",
             )
+
+    @property
+    def trains_audio(self) -> bool:
+        """Whether any stage trains the audio branch."""
+        return self.audio_branch and any(stage.train != "lora" for stage in self.stages)
 
     @property
     def total_steps(self) -> int:

@@ -28,19 +28,23 @@ def load_for_training(config: TrainConfig, index: CacheIndex, text_dim: int) -> 
     dtype = DTYPES[config.precision.compute]
     gloria = None if config.gloria is None else Path(config.gloria)
     model = load_dit(Path(config.base), gloria, dtype=dtype)
-    if config.audio_branch and not model.config.gloria.has_audio:
-        if gloria is not None:
+    is_fresh = gloria is None and not model.config.gloria.has_audio
+    if is_fresh and config.audio_branch:
+        if not config.trains_audio:
             raise CheckpointError(
-                f"'{gloria.name}' has no audio branch, but audio_branch is true. Set it to false, or start without "
-                "Gloria weights for a fresh branch."
+                "audio_branch is true without Gloria weights, but no stage trains it: a fresh branch would stay "
+                "silent. Give Gloria weights, set train to all, or set audio_branch and the stages' audio to false."
             )
         model = _with_fresh_audio(model, config, index)
-    elif not config.audio_branch and model.config.gloria.has_audio:
-        raise CheckpointError("The loaded weights have an audio branch: set audio_branch to true to keep it.")
-    elif gloria is None and not model.config.gloria.has_audio:
+    elif is_fresh:
         model.config = _with_attention(model.config, config)
         for block in model.blocks:
             block.self_attn.anchor_attention = config.anchor_attention
+    if any(stage.audio for stage in config.stages) and not model.config.gloria.has_audio:
+        raise CheckpointError(
+            "A stage has speech, but the model has no audio branch. Set audio_branch to true without Gloria weights "
+            "for a fresh one, give weights that have one, or set the stages' audio to false."
+        )
     check_dataset_fits(model.config, index, text_dim)
     return model
 

@@ -129,15 +129,31 @@ def _remedy(name: str, model: GloriaDiT, config: TrainConfig, tokens: int, world
         enough = next((n for n in (2, 4, 8, 16, 32, 64) if n > world_size and fits(config, n)), None)
         return "Use method lora." if enough is None else f"Use method lora, or {enough} GPUs of this size."
     for base in dict.fromkeys((config.precision.base, "fp8")):
-        precision = replace(config.precision, base=base)
-        for count in range(config.memory.streamed_blocks, len(model.blocks) + 1):
-            changed = replace(config, precision=precision, memory=replace(memory, streamed_blocks=count))
-            if fits(changed):
-                extra = "" if base == config.precision.base else "precision.base: fp8 and "
-                return f"Set {extra}memory.streamed_blocks: {count}."
-    if fits(replace(config, memory=replace(memory, streamed_blocks=len(model.blocks), offload_activations=True))):
-        return f"Set memory.streamed_blocks: {len(model.blocks)} and memory.offload_activations: true."
-    return "Lower data.frames, the size of the dataset's clips, or micro_batch_size."
+        for offload in dict.fromkeys((config.memory.offload_activations, True)):
+            for count in range(config.memory.streamed_blocks, len(model.blocks) + 1):
+                changed = replace(
+                    config,
+                    precision=replace(config.precision, base=base),
+                    memory=replace(memory, streamed_blocks=count, offload_activations=offload),
+                )
+                if fits(changed):
+                    return f"Set {_changes(config, changed)}."
+    return (
+        "Lower data.frames, the size of the dataset's clips or micro_batch_size, or train the adapters alone (the "
+        "stages' train: lora)."
+    )
+
+
+def _changes(old: TrainConfig, new: TrainConfig) -> str:
+    """The settings that differ, as YAML says them."""
+    changes = []
+    if new.precision.base != old.precision.base:
+        changes.append(f"precision.base: {new.precision.base}")
+    if new.memory.offload_activations != old.memory.offload_activations:
+        changes.append("memory.offload_activations: true")
+    if new.memory.streamed_blocks != old.memory.streamed_blocks:
+        changes.append(f"memory.streamed_blocks: {new.memory.streamed_blocks}")
+    return " and ".join(changes)
 
 
 def _activation_bytes(model: GloriaDiT, config: TrainConfig, tokens: int, width: int) -> tuple[int, int]:

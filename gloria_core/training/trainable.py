@@ -13,11 +13,11 @@ def prepare_trainable(model: GloriaDiT, config: TrainConfig) -> None:
     """Everything that any stage trains requires a gradient afterwards, and nothing else."""
     model.requires_grad_(config.method == "full")
     if config.method == "lora":
-        if any(stage.train == "all" for stage in config.stages):
+        if any(stage.train != "audio" for stage in config.stages):
             add_lora(model, config.lora, config.seed)
         for name, parameter in model.named_parameters():
             if is_addition(name):
-                parameter.requires_grad_(True)
+                parameter.requires_grad_(config.trains_audio)
     model.train()
 
 
@@ -33,7 +33,7 @@ def trainable_parameters(model: GloriaDiT, config: TrainConfig, stage: StageConf
         if config.method == "full":
             is_trained = stage.train == "all" or is_audio
         else:
-            is_trained = is_audio or (stage.train == "all" and ".lora_" in name)
+            is_trained = stage.train != "lora" if is_audio else stage.train != "audio" and ".lora_" in name
         parameter.requires_grad_(is_trained)
         if is_trained:
             chosen[name] = parameter
