@@ -42,16 +42,20 @@ class CacheStore:
         Raises:
             DatasetError: Another process builds here, or the folder cannot be written.
         """
+        lock = FileLock(str(self.folder / ".lock"), timeout=0)
         try:
             (self.folder / ENTRIES).mkdir(parents=True, exist_ok=True)
-            with FileLock(str(self.folder / ".lock"), timeout=0):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise DatasetError(
                 f"Another process builds the dataset cache {self.folder}. Wait for it, or give another folder."
             ) from error
         except OSError as error:
             raise DatasetError(f"The dataset cache {self.folder} cannot be written: {error.strerror}.") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def require_free_bytes(self, needed: int) -> None:
         """Refuse before any work when the disk cannot hold `needed` more bytes of entries.
@@ -120,6 +124,9 @@ class CacheStore:
                 tensors = load_file(self._path(key))
             except (OSError, SafetensorError) as error:
                 problem = f"cannot be read ({error})"
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+        if problem is None and not is_checked and shapes != self._record(key).get("shapes"):
+            problem = f"has the shapes {shapes}, its record says {self._record(key).get('shapes')}"
         if problem is None and not is_checked and not all(torch.isfinite(x).all() for x in tensors.values()):
             problem = "holds NaN or infinite values"
         if problem is not None:
@@ -138,8 +145,8 @@ class CacheStore:
 
     def _problem(self, key: str) -> str | None:
         """What is wrong with an entry on disk, or None."""
-        record: dict[str, Any] | None = read_json(self._path(key).with_suffix(".json"))
-        if record is None:
+        record = self._record(key)
+        if not record:
             return "is missing (it has no record)"
         if not self._path(key).exists():
             return "is missing"
@@ -149,9 +156,13 @@ class CacheStore:
 
     def _source(self, key: str) -> str:
         """What an entry was made from, by its record, or by who refers to it when the record is lost."""
-        record = read_json(self._path(key).with_suffix(".json")) or {}
-        made_from = record.get("made_from") or ", ".join(_users(read_json(self.folder / INDEX_NAME) or {}, key))
+        made_from = self._record(key).get("made_from")
+        made_from = made_from or ", ".join(_users(read_json(self.folder / INDEX_NAME) or {}, key))
         return f" (of '{made_from}')" if made_from else ""
+
+    def _record(self, key: str) -> dict[str, Any]:
+        """The entry's record; empty when it is absent or torn."""
+        return read_json(self._path(key).with_suffix(".json")) or {}
 
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):

@@ -159,7 +159,7 @@ def test_a_second_build_computes_only_what_is_missing_damaged_or_changed(footage
     (entries / f"{index.clips[0].latents}.safetensors").write_bytes(data)
     (entries / f"{index.clips[1].latents}.json").write_text("{")
     (entries / f"{index.clips[2].latents}.safetensors").unlink()
-    with pytest.raises(DatasetError, match=r"is damaged \(of 'anna.mp4 clip 0'\)"):
+    with pytest.raises(DatasetError, match=r"\(of 'anna.mp4 clip 0'\) is damaged"):
         CacheStore(cache).load(index.clips[0].latents)
     mended = CountingEncoders()
     build_cache(small_scan(footage), footage, cache, mended.encoders, settings)
