@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -17,6 +18,7 @@ from comfy.audio_encoders.audio_encoders import load_audio_encoder_from_sd
 from comfy_api.latest import io
 from safetensors.torch import load_file
 
+import nodes as comfyui_nodes
 from gloria_pack.gloria_core.data.cache import CacheStore
 from gloria_pack.gloria_core.data.cache_index import read_index
 from gloria_pack.gloria_core.data.read_clip import read_clip
@@ -24,7 +26,9 @@ from gloria_pack.gloria_core.errors import ConfigError, DatasetError, TrainingEr
 from gloria_pack.gloria_core.media.encode_video import frame_rate
 from gloria_pack.gloria_core.toy_weights import write_toy_models
 from gloria_pack.gloria_core.training.run_folder import is_running, read_status, request
+from gloria_pack.gloria_core.training.validate import clip_conditions
 from gloria_pack.nodes.bridge.model import load_gloria_model
+from gloria_pack.nodes.bridge.sampling import with_shift
 from gloria_pack.nodes.bridge.training_runs import publish_results, runs_root
 from gloria_pack.nodes.build_dataset import GloriaBuildDataset
 from gloria_pack.nodes.monitor_training import GloriaMonitorTraining
@@ -293,3 +297,41 @@ def test_a_stop_request_left_over_does_not_stop_the_next_run(dataset, no_runs):
     train(dataset, "left", steps=2)
     request(run_folder("left"), "stop")
     assert train(dataset, "left", steps=4)[2] == 4
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.0])
+def test_stock_sampling_with_the_trained_lora_repeats_the_trainers_own_validation(
+    dataset, models, no_runs, tmp_path, strength
+):
+    """Same weights, conditions, seed and steps through ComfyUI's KSampler; without the LoRA the clip is another."""
+    validation = "validation: {loss_every: 0, clips_every: 4, steps: 4, seed: 7}"
+    settings = f"data: {{frames: [21]}}\n{validation}\noptimizer: {{lr: 0.01}}"
+    _, _, _, files = train(dataset, "parity", settings=settings)
+    names = dict(line.split(": ") for line in files.splitlines())
+    (clip_file,) = (run_folder("parity") / "samples").glob("*.safetensors")
+    expected = load_file(clip_file)["latents"][None]
+
+    gloria = Path(folder_paths.get_full_path_or_raise("gloria", names["gloria"]))
+    model = load_gloria_model(models["dit_t2v"], gloria, {})
+    (model, _) = comfyui_nodes.LoraLoader().load_lora(model, None, names["lora"], strength, 0)
+    model = with_shift(model, 5.0)
+    index, store = read_index(dataset), CacheStore(dataset)
+    conditions = clip_conditions(store, index, index.clips[0], with_anchors=True)
+    raw = comfy.latent_formats.Wan21().process_out
+    anchors = {"gloria_anchors": [raw(x) for x in conditions.anchors], "gloria_anchor_slots": conditions.anchor_slots}
+    audio = conditions.audio_FLC
+    positive = [[conditions.text_BLD, {**anchors, "gloria_audio": audio}]]
+    negative = [[conditions.negative_text_BLD, {**anchors, "gloria_audio": torch.zeros_like(audio)}]]
+    samples = torch.zeros(1, 16, 6, SIDE // 8, SIDE // 8)
+    samples[:, :, :1] = raw(conditions.start_BCTHW)
+    mask = torch.ones(1, 1, 6, 1, 1)
+    mask[:, :, :1] = 0.0
+    latent = {"samples": samples, "noise_mask": mask}
+    with torch.inference_mode():
+        (result,) = comfyui_nodes.common_ksampler(model, 7, 4, 3.5, "euler", "simple", positive, negative, latent)
+    found = comfy.latent_formats.Wan21().process_in(result["samples"])
+    difference = (found - expected).abs().max()
+    if strength:
+        assert difference < 2e-3
+    else:
+        assert difference > 0.05
