@@ -83,7 +83,8 @@ def _prepare(
 
     trainer = Trainer(config, workers, model, plan, load_batches, progress)
     run = describe_run(config, index, workers.count)
-    if restore_latest(trainer, run, output) and folder is not None:
+    restore_latest(trainer, run, output)
+    if folder is not None:
         folder.truncate_metrics(trainer.step)
     validation = Validation(
         trainer, store, index, load_batches, plan.validation(), output / "samples", workers.is_main

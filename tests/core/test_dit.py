@@ -235,3 +235,22 @@ def test_gradients_reach_every_parameter():
     ).square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
+
+
+def test_samples_of_a_batch_may_have_labels_of_their_own():
+    model = make_model(TOY_T2V)
+    x, timestep, context = make_inputs(TOY_T2V)
+    anchors, slots = make_anchors()
+    other = (slots[0], ("viewpoint", "left"), ("expression", "sad"))
+    with torch.no_grad():
+        shared = model(x, timestep, context, anchors=anchors, anchor_slots=slots)
+        twice = model(x, timestep, context, anchors=anchors, anchor_slots=[(slot, slot) for slot in slots])
+        assert torch.equal(shared, twice)
+        mixed = model(x, timestep, context, anchors=anchors, anchor_slots=list(zip(slots, other, strict=True)))
+        alone = [
+            model(x[i : i + 1], timestep[i : i + 1], context[i : i + 1],
+                  anchors=[anchor[i : i + 1] for anchor in anchors], anchor_slots=own)
+            for i, own in enumerate((slots, other))
+        ]  # fmt: skip
+    torch.testing.assert_close(mixed, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(mixed[1], shared[1], atol=1e-4)
