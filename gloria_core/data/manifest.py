@@ -3,6 +3,7 @@
 Everything is named by path inside the dataset's folder and by seconds, so a person can write and mend the file.
 """
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +11,7 @@ from typing import Literal
 
 from ..conditioning.anchors import LABELS
 from ..durable_files import commit_json, read_json
-from ..errors import DatasetError
+from ..errors import DatasetError, JournalError
 from ..shapes import TEMPORAL_STRIDE
 from ..strict import parse
 
@@ -35,7 +36,7 @@ class ManifestClip:
     """None: the source's."""
 
     def __post_init__(self) -> None:
-        if self.start < 0 or self.frames < 1 or (self.frames - 1) % TEMPORAL_STRIDE:
+        if not 0 <= self.start < math.inf or self.frames < 1 or (self.frames - 1) % TEMPORAL_STRIDE:
             raise DatasetError(
                 f"a clip starts at {self.start} s and has {self.frames} frames; expected a start from 0 and 4n + 1 "
                 "frames, for example 137."
@@ -60,7 +61,7 @@ class ManifestAnchor:
             raise DatasetError(f"a {self.kind} anchor has the label '{self.label}', expected {LABELS[self.kind]}.")
         if (self.time is None) == (self.image is None):
             raise DatasetError(f"the anchor '{self.label}' needs either time or image, not both and not neither.")
-        if self.time is not None and self.time < 0:
+        if self.time is not None and not 0 <= self.time < math.inf:
             raise DatasetError(f"the anchor '{self.label}' is at {self.time} s, expected 0 or later.")
         if self.box is not None and (min(self.box[:2]) < 0 or min(self.box[2:]) < 1):
             raise DatasetError(f"the anchor '{self.label}' has the box {list(self.box)}, expected [x, y, w, h].")
@@ -116,19 +117,26 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     content = read_json(path)
     if content is None:
-        raise DatasetError(f"{path} is missing or not a JSON object.")
+        raise DatasetError(f"{path} is missing or not a JSON object. docs/dataset.md shows a complete one.")
     manifest = parse(Manifest, content, str(path), DatasetError)
     for source in manifest.sources:
         files = [source.video, source.audio, *(anchor.image for anchor in source.anchors)]
         for file in files:
-            if file is not None and file != SILENT:
+            if file is not None and (file != SILENT or file != source.audio):
                 inside(folder, file)
     return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `folder`/dataset.json."""
-    commit_json(folder / MANIFEST_NAME, asdict(manifest))
+    """Write `folder`/dataset.json.
+
+    Raises:
+        DatasetError: The folder cannot be written.
+    """
+    try:
+        commit_json(folder / MANIFEST_NAME, asdict(manifest))
+    except JournalError as error:
+        raise DatasetError(f"{folder / MANIFEST_NAME} could not be written: {error}") from error
 
 
 def inside(folder: Path, file: str) -> Path:
@@ -137,6 +145,8 @@ def inside(folder: Path, file: str) -> Path:
     Raises:
         DatasetError: It is not there, or leads out of the dataset's folder (links included).
     """
+    if not file or "\0" in file:
+        raise DatasetError(f"{file!r} is no file name.")
     real, root = os.path.realpath(folder / PurePosixPath(file)), os.path.realpath(folder)
     if not real.startswith(root + os.sep):
         raise DatasetError(f"'{file}' leads out of the dataset's folder {folder}. Put the file inside it.")

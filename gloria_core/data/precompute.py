@@ -26,8 +26,16 @@ from .cache import CacheStore
 from .cache_index import CachedAnchor, CachedClip, CachedSource, CacheIndex, write_index
 from .manifest import SILENT, Manifest, ManifestAnchor, ManifestClip, ManifestSource, inside
 from .read_clip import (
-    CLOCK_SECONDS, VideoInfo, box_size, check_sound, image_size, probe_video, read_clip, read_image, read_picture,
-)  # fmt: skip
+    CLOCK_SECONDS,
+    VideoInfo,
+    box_size,
+    check_sound,
+    image_size,
+    probe_video,
+    read_clip,
+    read_image,
+    read_picture,
+)
 
 OnProgress = Callable[[int, int, str], None]
 # The VAE looks back 29 latents: behind an image, gray is steady from here on.
@@ -256,6 +264,7 @@ class _Builder:
         """Speech features of a whole file: a clip's sound is heard in its context. One file is held at a time."""
         assert self._encoders.encode_speech is not None
         if self._heard is None or self._heard[0] != (path, start, seconds):
+            self._heard = None  # hours of sound are gigabytes of features
             speech = align_speech(read_audio(path), start, seconds)
             self._heard = (path, start, seconds), self._encoders.encode_speech(speech, self._manifest.fps)
         return self._heard[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..conditioning.anchors import LABELS
 from ..errors import DatasetError
 from ..shapes import TEMPORAL_STRIDE
-from .manifest import MAX_GLOBAL_CANDIDATES, Manifest, ManifestAnchor, ManifestClip, ManifestSource
+from .manifest import MAX_GLOBAL_CANDIDATES, Manifest, ManifestAnchor, ManifestClip, ManifestSource, inside
 from .read_clip import probe_video
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ ANCHORS_FOLDER = "anchors"
 # The paper's 5 s and 16 frames more, so that a 5 s window can also be cut mid-stream.
 DEFAULT_CLIP_FRAMES = 137
 MIN_CLIP_FRAMES = 17
+# Containers round the end of a video: what is this close to a whole frame is one.
+_CLOCK_FRAMES = 0.05
 _LABEL = re.compile(r"[a-z]+")
 _KIND_OF_LABEL = {label: kind for kind, labels in LABELS.items() for label in labels}
 
@@ -52,42 +54,62 @@ def scan_folder(folder: Path, options: ScanOptions | None = None) -> Manifest:
     options = options or ScanOptions()
     if options.clip_frames < MIN_CLIP_FRAMES or (options.clip_frames - 1) % TEMPORAL_STRIDE:
         raise DatasetError(f"Clips of {options.clip_frames} frames: expected 4n + 1, at least {MIN_CLIP_FRAMES}.")
-    videos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    videos = sorted(path for path in folder.rglob("*") if _is_video(folder, path))
     if not videos:
         raise DatasetError(
             f"There are no videos in {folder} ({', '.join(sorted(VIDEO_SUFFIXES))}). Put at least one there."
         )
-    sources = []
+    sources, problems = [], []
     for video in videos:
-        source = _source(folder, video, options)
+        try:
+            source = _source(folder, video, options)
+        except DatasetError as error:
+            problems.append(str(error))
+            continue
         if source is None:
             logger.warning("'%s' is shorter than %d frames and is left out", video.name, MIN_CLIP_FRAMES)
         else:
             sources.append(source)
+    if problems:
+        raise DatasetError("\n".join(dict.fromkeys(problems)))
     if not sources:
         raise DatasetError(f"Every video in {folder} is shorter than {MIN_CLIP_FRAMES} frames at {options.fps} fps.")
     return _hold_out(Manifest(fps=options.fps, sources=tuple(sources)), options.hold_out_every)
 
 
+def _is_video(folder: Path, path: Path) -> bool:
+    """Hidden files and folders are other programs' (`._anna.mp4` holds no video)."""
+    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not is_hidden and path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+
+
 def _source(folder: Path, video: Path, options: ScanOptions) -> ManifestSource | None:
-    seconds = probe_video(video).seconds
+    name = video.relative_to(folder).as_posix()
+    seconds = probe_video(inside(folder, name)).seconds
     clips = _clips(seconds, options)
     if not clips:
         return None
-    name = video.relative_to(folder).as_posix()
-    caption = video.with_suffix(".txt")
     return ManifestSource(
         id=name,
         video=name,
-        caption=caption.read_text(encoding="utf-8").strip() if caption.is_file() else "",
+        caption=_caption(video.with_suffix(".txt")),
         clips=clips,
         anchors=_global_candidates(seconds) + _anchor_images(folder, video.parent / ANCHORS_FOLDER),
     )
 
 
+def _caption(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    try:
+        return path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"The caption '{path.name}' cannot be read ({error}). Save it as UTF-8 text.") from error
+
+
 def _clips(seconds: float, options: ScanOptions) -> tuple[ManifestClip, ...]:
     """Stretches one behind the other; the last one ends with the video and may overlap the one before."""
-    total = int(seconds * options.fps + 1e-6)
+    total = int(seconds * options.fps + _CLOCK_FRAMES)
     length = min(options.clip_frames, (total - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
     if length < MIN_CLIP_FRAMES:
         return ()
@@ -105,7 +127,7 @@ def _global_candidates(seconds: float) -> tuple[ManifestAnchor, ...]:
 def _anchor_images(folder: Path, images: Path) -> tuple[ManifestAnchor, ...]:
     anchors = []
     for path in sorted(images.glob("*")) if images.is_dir() else []:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         match = _LABEL.match(path.stem.lower())
         kind = _KIND_OF_LABEL.get(match[0]) if match else None
@@ -120,14 +142,23 @@ def _anchor_images(folder: Path, images: Path) -> tuple[ManifestAnchor, ...]:
 
 
 def _hold_out(manifest: Manifest, every: int) -> Manifest:
+    """Every so many clips the next one is held out that shares no picture with another clip."""
     total = sum(len(source.clips) for source in manifest.sources)
     if not every or total < 2 * every:
         return manifest
-    position, sources = 0, []
+    waiting, sources = 0, []
     for source in manifest.sources:
         clips = []
         for clip in source.clips:
-            position += 1
-            clips.append(replace(clip, split="validation") if position % every == 0 else clip)
+            waiting += 1
+            overlaps = any(_overlap(clip, other, manifest.fps) for other in source.clips if other is not clip)
+            is_held_out = waiting >= every and not overlaps
+            waiting = 0 if is_held_out else waiting
+            clips.append(replace(clip, split="validation") if is_held_out else clip)
         sources.append(replace(source, clips=tuple(clips)))
     return replace(manifest, sources=tuple(sources))
+
+
+def _overlap(clip: ManifestClip, other: ManifestClip, fps: float) -> bool:
+    first, second = sorted((clip, other), key=lambda each: each.start)
+    return round((second.start - first.start) * fps) < first.frames
