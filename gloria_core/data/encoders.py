@@ -1,5 +1,7 @@
 """Folders of public models in diffusers' and transformers' layout enter, the encoders of a dataset build leave."""
 
+import hashlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from ..conditioning.audio import features_from_speech
 from ..conditioning.wav2vec import load_transformers_encoder
+from ..durable_files import file_sha256
 from ..errors import DatasetError
 from ..media.decode_latents import fingerprint_weights
 from ..media.read_audio import Speech
@@ -16,8 +19,12 @@ from .precompute import Encoders
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
 
+logger = logging.getLogger(__name__)
+
 # Wan's DiT reads 512 text tokens; behind the prompt's own come zeros.
 TEXT_TOKENS = 512
+# One tensor under two names; files hold it once.
+_TIED = {"shared.weight", "encoder.embed_tokens.weight"}
 
 
 def load_encoders(
@@ -33,16 +40,26 @@ def load_encoders(
         clip_vision: a CLIPVisionModel, for Wan2.1-I2V.
 
     Raises:
-        DatasetError: A folder without such a model.
+        DatasetError: A folder without such a model, complete and undamaged; a device that is not there.
     """
-    from diffusers import AutoencoderKLWan
-    from transformers import AutoTokenizer, UMT5EncoderModel
+    try:
+        from diffusers import AutoencoderKLWan
+        from transformers import AutoTokenizer, UMT5EncoderModel
+    except ImportError as error:
+        raise DatasetError(f"{error.name} is not installed. Run: pip install diffusers transformers") from error
 
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise DatasetError("torch sees no CUDA device here. Use the device cpu, or install torch with CUDA.")
     wan_vae = _loaded(AutoencoderKLWan, vae).eval().to(device)
     text_model = _loaded(UMT5EncoderModel, text_encoder).eval().to(device)
     beside = text_encoder.parent / "tokenizer"
-    tokenizer = _loaded(AutoTokenizer, beside if beside.is_dir() else text_encoder)
-    fingerprints = {"vae": fingerprint_weights(wan_vae), "text": fingerprint_weights(text_model)}
+    tokenizer_folder = beside if beside.is_dir() else text_encoder
+    tokenizer = _loaded(AutoTokenizer, tokenizer_folder)
+    scale = f"{wan_vae.config.latents_mean} {wan_vae.config.latents_std}"
+    fingerprints = {
+        "vae": _joined(fingerprint_weights(wan_vae), scale),
+        "text": _joined(fingerprint_weights(text_model), *_digests(tokenizer_folder, "*.json", "*.model")),
+    }
     hear = None
     if audio_encoder is not None:
         hear, fingerprints["audio"] = _speech_encoder(audio_encoder, device)
@@ -72,6 +89,9 @@ def encode_wan_video(vae: "AutoencoderKLWan", video_THWC: Tensor) -> Tensor:
 @torch.inference_mode()
 def _encode_text(model: Any, tokenizer: Any, prompt: str) -> Tensor:
     """[512, D]: hidden states of the prompt's tokens, then zeros, as Wan was trained."""
+    num_tokens = len(tokenizer(prompt).input_ids)
+    if num_tokens > TEXT_TOKENS:
+        logger.warning("a caption has %d tokens, the last %d are cut: %.60s", num_tokens, num_tokens - TEXT_TOKENS, prompt)
     tokens = tokenizer([prompt], padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt")
     mask = tokens.attention_mask.to(model.device)
     hidden_1LD = model(tokens.input_ids.to(model.device), mask).last_hidden_state
@@ -84,9 +104,8 @@ def _speech_encoder(folder: Path, device: str) -> tuple[Any, str]:
     def encode(speech: Speech, fps: float) -> Tensor:
         return features_from_speech(encoder, speech, fps).features_FLC
 
-    # The first layer tells two trainings apart, the configuration two sizes.
-    config = (folder / "config.json").read_text(encoding="utf-8")
-    return encode, fingerprint_weights(encoder.first_conv) + config
+    # Fine-tuned models share their first layers: the files tell them apart.
+    return encode, _joined(*_digests(folder, "*.safetensors", "*.json"))
 
 
 def _clip_vision(folder: Path, device: str) -> tuple[Any, str]:
@@ -101,14 +120,43 @@ def _clip_vision(folder: Path, device: str) -> tuple[Any, str]:
         # Wan2.1-I2V reads the last hidden states but one.
         return model(pixels.to(model.device), output_hidden_states=True).hidden_states[-2][0].float().cpu()
 
-    return encode, fingerprint_weights(model)
+    return encode, _joined(fingerprint_weights(model), *_digests(folder, "preprocessor_config.json"))
 
 
 def _loaded(kind: Any, folder: Path) -> Any:
-    options = {"use_safetensors": True} if hasattr(kind, "save_pretrained") and hasattr(kind, "forward") else {}
+    """The model or processor in `folder`, without the random weights that the libraries put where one is missing."""
+    from safetensors import SafetensorError
+
+    is_model = hasattr(kind, "forward")
+    options = {"use_safetensors": True, "output_loading_info": True} if is_model else {}
+    if not folder.is_dir():  # a relative name would be taken for one on a model hub
+        raise DatasetError(f"There is no folder {folder} to load {kind.__name__} from. Check the path.")
     try:
-        return kind.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError) as error:
+        loaded = kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DatasetError(
-            f"{folder} is not a complete folder of {kind.__name__} (safetensors): {str(error).splitlines()[0]}"
+            f"{folder} is not a complete folder of {kind.__name__} (safetensors): {str(error).splitlines()[0]} "
+            "Download it again, or choose the folder of another model."
         ) from error
+    if not is_model:
+        return loaded
+    model, report = loaded
+    missing = set(report["missing_keys"])
+    if len(missing & _TIED) == 1:
+        missing -= _TIED
+    if missing:
+        raise DatasetError(
+            f"{folder} lacks {len(missing)} weights of {kind.__name__}, the first is {min(missing)}. It is another "
+            "model or incomplete: choose the right folder."
+        )
+    return model
+
+
+def _digests(folder: Path, *patterns: str) -> list[str]:
+    """Name and SHA-256 of each file that is read, in order."""
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return [f"{path.name} {file_sha256(path)}" for path in files]
+
+
+def _joined(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
