@@ -20,6 +20,9 @@ OLDEST_LIBAVFORMAT = (61, 7, 100)
 # x264 decides by the number of threads; a fixed one makes a segment the same on every machine size.
 NUM_THREADS = 4
 NUM_B_FRAMES = 2
+# x264's AVX-512 code makes other bytes now and then from equal frames (macroblock tree, seen on Zen 4): an encode that
+# goes on after a crash would not equal an unbroken one. Everything below AVX-512 repeats itself.
+REPEATABLE_INSTRUCTIONS = "MMX2,SSE2Fast,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 # ITU-R BT.709 and limited range in FFmpeg's numbering.
 BT709 = 1
 LIMITED_RANGE = 1
@@ -134,6 +137,9 @@ class VideoEncoder:
             "threads": str(NUM_THREADS),
             "flags": "+cgop",
         }
+        # Elsewhere x264 chooses for itself: naming instructions that a processor lacks would crash.
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            self._stream.options |= {"x264-params": f"asm={REPEATABLE_INSTRUCTIONS}"}
         context = self._stream.codec_context
         context.gop_size = max(1, round(video_format.rate))
         context.max_b_frames = NUM_B_FRAMES
