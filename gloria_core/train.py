@@ -22,7 +22,8 @@ from .data.cache_index import read_index
 from .data.dataset import load_samples
 from .data.draws import DrawPlan
 from .errors import GloriaError
-from .training.config import TrainConfig, read_config
+from .training.config import TrainConfig
+from .training.config_file import read_config
 from .training.distributed import Workers
 from .training.load_model import load_for_training
 from .training.place_model import check_room, place_model

@@ -1,17 +1,13 @@
-"""One YAML file enters, the checked settings of a whole training run leave; the node, the command and tests share it.
+"""Plain values enter, the checked settings of a whole training run leave; the node, the command and tests share them.
 
 Defaults are the paper's (sec. 4.4, supplement); what the paper does not say is marked "ours".
 """
 
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..conditioning.anchors import EXPRESSIONS, VIEWPOINTS
-from ..durable_files import commit_file
 from ..errors import ConfigError
 from ..shapes import TEMPORAL_STRIDE
 from ..strict import parse
@@ -326,37 +322,6 @@ def config_from_dict(content: Any, where: str = "config") -> TrainConfig:
         ConfigError: Naming the field, what arrived and what was expected.
     """
     return parse(TrainConfig, content, where, ConfigError)
-
-
-def read_config(path: Path) -> TrainConfig:
-    """Settings of a YAML file; its relative paths become absolute."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"The configuration {path} does not exist.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {error}") from error
-    return _with_absolute_paths(config_from_dict(content, path.name), path.resolve().parent)
-
-
-def write_config(path: Path, config: TrainConfig) -> None:
-    """The settings as YAML, every value spelled out."""
-    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True).encode()
-    commit_file(path, [text], len(text))
-
-
-def _with_absolute_paths(config: TrainConfig, folder: Path) -> TrainConfig:
-    content = config.to_dict()
-
-    def absolute(value: str | None) -> str | None:
-        return None if value is None else str(folder / Path(value).expanduser())
-
-    for owner, key in (
-        (content, "base"), (content, "gloria"), (content, "output"), (content["data"], "cache"),
-        (content["validation"], "vae"),
-    ):  # fmt: skip
-        owner[key] = absolute(owner[key])
-    return config_from_dict(content)
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 from comfy import model_management
 
 from ...gloria_core.errors import TrainingError
-from ...gloria_core.training.config import TrainConfig, write_config
+from ...gloria_core.training.config import TrainConfig
+from ...gloria_core.training.config_file import write_config
 from ...gloria_core.training.run_folder import CONFIG, LOG, is_running, read_status, request
 
 PACK_ROOT = Path(__file__).resolve().parents[2]

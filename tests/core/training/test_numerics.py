@@ -18,9 +18,8 @@ from gloria_core.training.config import (
     PrecisionConfig,
     TimestepConfig,
     config_from_dict,
-    read_config,
-    write_config,
 )
+from gloria_core.training.config_file import read_config, write_config
 from gloria_core.training.ema import Ema
 from gloria_core.training.flow_matching import draw_sigma, noisy_latents, velocity_loss, velocity_target
 from gloria_core.training.loss_bins import LossBins
