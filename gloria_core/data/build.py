@@ -1,17 +1,22 @@
-"""The command line of dataset building: a folder of videos enters, a dataset cache leaves.
+"""A folder of videos enters, a dataset cache leaves: everything encoded that training reads.
 
     python -m gloria_core.data.build FOLDER --scan
     python -m gloria_core.data.build FOLDER --cache CACHE --vae VAE --text-encoder UMT5 --audio-encoder WAV2VEC2
+
+The first writes FOLDER/dataset.json, to be read and mended by hand; the second goes by it, or by the videos in the
+folder when there is none. What is encoded already is used again: a stopped build goes on. Encoders are local folders
+in the layout of diffusers and transformers; nothing is downloaded. docs/training.md describes folder and file.
 """
 
 import argparse
+import functools
 import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import GloriaError
+from ..errors import DatasetError, GloriaError
 from ..training.config import PAPER_EXPRESSION_SHARES, PAPER_VIEWPOINT_SHARES
 from .cache_index import CacheIndex
 from .encoders import load_encoders
@@ -52,22 +57,31 @@ def report(index: CacheIndex) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m gloria_core.data.build", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="videos, or a dataset.json and what it names")
-    parser.add_argument("--scan", action="store_true", help="write dataset.json for the folder, to be mended by hand")
-    parser.add_argument("--cache", type=Path, help="folder of the cache to build")
-    parser.add_argument("--vae", type=Path, help="folder of a diffusers AutoencoderKLWan")
-    parser.add_argument("--text-encoder", type=Path, help="folder of a UMT5 encoder with its tokenizer")
-    parser.add_argument("--audio-encoder", type=Path, help="folder of a wav2vec2 model")
-    parser.add_argument("--clip-vision", type=Path, help="folder of a CLIP vision model (Wan2.1-I2V)")
-    parser.add_argument("--image-channels", action="store_true", help="for image-to-video bases with 36 input channels")
-    parser.add_argument("--size", default="480p", help="480p, 704p, 720p or WIDTHxHEIGHT")
-    parser.add_argument("--clip-frames", type=int, default=DEFAULT_CLIP_FRAMES, help="length of clips cut by a scan")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser = argparse.ArgumentParser(
+        prog="python -m gloria_core.data.build", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = functools.partial(parser.add_argument, metavar="FOLDER", type=Path)
+    add("folder", help="videos with captions and anchor images, or a dataset.json and the files it names")
+    parser.add_argument("--scan", action="store_true", help="only write FOLDER/dataset.json, by the videos in it")
+    add("--cache", help="where the encoded dataset goes")
+    add("--vae", help="AutoencoderKLWan of the base")
+    add("--text-encoder", help="UMT5 encoder; its tokenizer in the same folder or in 'tokenizer' beside it")
+    add("--audio-encoder", help="wav2vec2 model; without one speech is not learned")
+    add("--clip-vision", help="CLIP vision model, for Wan 2.1 I2V; its processor inside or in 'image_processor' beside")
+    parser.add_argument("--image-channels", action="store_true", help="for Wan 2.1 I2V and Wan 2.2 I2V-A14B bases")
+    parser.add_argument("--size", default="480p", help="480p (default), 704p, 720p or WIDTHxHEIGHT; 704p for TI2V-5B")
+    parser.add_argument(
+        "--clip-frames", type=int, default=DEFAULT_CLIP_FRAMES,
+        help=f"length of the clips that videos without a dataset.json are cut into ({DEFAULT_CLIP_FRAMES})",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to encode (cpu)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    if not options.scan and not (options.cache and options.vae and options.text_encoder):
-        parser.error("give --scan, or --cache with --vae and --text-encoder")
+    if options.scan == bool(options.cache):
+        parser.error("give either --scan or --cache")
+    if options.cache and not (options.vae and options.text_encoder):
+        parser.error("--cache needs --vae and --text-encoder")
     try:
         _run(options)
     except GloriaError as error:
@@ -79,6 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     scan = ScanOptions(clip_frames=options.clip_frames)
     if options.scan:
+        if (options.folder / MANIFEST_NAME).exists():
+            raise DatasetError(
+                f"{options.folder / MANIFEST_NAME} exists and may hold what was mended by hand. Rename or delete it to "
+                "scan again, or leave --scan out to build by it."
+            )
         write_manifest(options.folder, scan_folder(options.folder, scan))
         logger.info("wrote %s", options.folder / MANIFEST_NAME)
         return

@@ -37,7 +37,8 @@ def load_encoders(
         vae: an AutoencoderKLWan.
         text_encoder: a UMT5EncoderModel with its tokenizer, in the same folder or in `tokenizer` beside it.
         audio_encoder: a wav2vec2 model.
-        clip_vision: a CLIPVisionModel, for Wan2.1-I2V.
+        clip_vision: a CLIPVisionModel with its processor, in the same folder or in `image_processor` beside it, for
+            Wan2.1-I2V.
 
     Raises:
         DatasetError: A folder without such a model, complete and undamaged; a device that is not there.
@@ -52,8 +53,7 @@ def load_encoders(
         raise DatasetError("torch sees no CUDA device here. Use the device cpu, or install torch with CUDA.")
     wan_vae = _loaded(AutoencoderKLWan, vae).eval().to(device)
     text_model = _loaded(UMT5EncoderModel, text_encoder).eval().to(device)
-    beside = text_encoder.parent / "tokenizer"
-    tokenizer_folder = beside if beside.is_dir() else text_encoder
+    tokenizer_folder = _beside(text_encoder, "tokenizer")
     tokenizer = _loaded(AutoTokenizer, tokenizer_folder)
     scale = f"{wan_vae.config.latents_mean} {wan_vae.config.latents_std}"
     fingerprints = {
@@ -91,7 +91,8 @@ def _encode_text(model: Any, tokenizer: Any, prompt: str) -> Tensor:
     """[512, D]: hidden states of the prompt's tokens, then zeros, as Wan was trained."""
     num_tokens = len(tokenizer(prompt).input_ids)
     if num_tokens > TEXT_TOKENS:
-        logger.warning("a caption has %d tokens, the last %d are cut: %.60s", num_tokens, num_tokens - TEXT_TOKENS, prompt)
+        cut = num_tokens - TEXT_TOKENS
+        logger.warning("a caption has %d tokens, the last %d are cut: %.60s", num_tokens, cut, prompt)
     tokens = tokenizer([prompt], padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt")
     mask = tokens.attention_mask.to(model.device)
     hidden_1LD = model(tokens.input_ids.to(model.device), mask).last_hidden_state
@@ -112,7 +113,8 @@ def _clip_vision(folder: Path, device: str) -> tuple[Any, str]:
     from transformers import CLIPImageProcessor, CLIPVisionModel
 
     model = _loaded(CLIPVisionModel, folder).eval().to(device)
-    processor = _loaded(CLIPImageProcessor, folder)
+    processor_folder = _beside(folder, "image_processor")
+    processor = _loaded(CLIPImageProcessor, processor_folder)
 
     @torch.inference_mode()
     def encode(image_HWC: Tensor) -> Tensor:
@@ -120,7 +122,12 @@ def _clip_vision(folder: Path, device: str) -> tuple[Any, str]:
         # Wan2.1-I2V reads the last hidden states but one.
         return model(pixels.to(model.device), output_hidden_states=True).hidden_states[-2][0].float().cpu()
 
-    return encode, _joined(fingerprint_weights(model), *_digests(folder, "preprocessor_config.json"))
+    return encode, _joined(fingerprint_weights(model), *_digests(processor_folder, "preprocessor_config.json"))
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """The folder `name` next to a model's, as diffusers lays pipelines out, or else the model's own."""
+    return folder.parent / name if (folder.parent / name).is_dir() else folder
 
 
 def _loaded(kind: Any, folder: Path) -> Any:

@@ -1,4 +1,4 @@
-"""`dataset.json` enters, a checked description of videos, clips and candidate anchors leaves (docs/dataset.md).
+"""`dataset.json` enters, a checked description of videos, clips and candidate anchors leaves (docs/training.md).
 
 Everything is named by path inside the dataset's folder and by seconds, so a person can write and mend the file.
 """
@@ -117,7 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     content = read_json(path)
     if content is None:
-        raise DatasetError(f"{path} is missing or not a JSON object. docs/dataset.md shows a complete one.")
+        raise DatasetError(f"{path} is missing or not a JSON object. docs/training.md shows a complete one.")
     manifest = parse(Manifest, content, str(path), DatasetError)
     for source in manifest.sources:
         files = [source.video, source.audio, *(anchor.image for anchor in source.anchors)]

@@ -29,6 +29,7 @@ from gloria_core.data.read_clip import probe_video, read_clip, read_picture
 from gloria_core.data.scan_folder import ScanOptions, scan_folder
 from gloria_core.errors import DatasetError
 from gloria_core.media.read_audio import read_audio
+from gloria_core.toy_lab import write_toy_encoders
 
 SIZE = "32x32"
 
@@ -226,35 +227,6 @@ def test_bucket_sizes_that_cannot_be_are_refused():
     for size in ("833x480", "huge"):
         with pytest.raises(DatasetError):
             bucket_size(480, 832, size, 16)
-
-
-def write_toy_encoders(folder):
-    from diffusers import AutoencoderKLWan
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        PreTrainedTokenizerFast,
-        UMT5Config,
-        UMT5EncoderModel,
-        Wav2Vec2Config,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2Model,
-    )
-
-    torch.manual_seed(0)
-    AutoencoderKLWan(base_dim=4, z_dim=16).save_pretrained(folder / "vae")
-    config = UMT5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
-    words = {"<pad>": 0, "</s>": 1, "a": 2, "woman": 3, "speaks": 4, "<unk>": 5}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
-    fast.save_pretrained(folder / "tokenizer")
-    small = Wav2Vec2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16, conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    Wav2Vec2Model(small).save_pretrained(folder / "wav2vec2")
-    Wav2Vec2FeatureExtractor().save_pretrained(folder / "wav2vec2")
 
 
 def test_the_command_builds_with_real_encoders_continuously_and_hears_whole_files(footage, tmp_path):
