@@ -39,3 +39,7 @@ class PlanError(GloriaError):
 
 class TrainingError(GloriaError):
     """A training run that cannot start, go on or be resumed."""
+
+
+class ToyWorldError(GloriaError):
+    """A toy character, scene, program or frame that does not exist or cannot be read."""

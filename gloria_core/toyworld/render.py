@@ -1,0 +1,65 @@
+"""Characters, poses and rooms enter, frames leave.
+
+Every pixel of a part of the body knows its point on the unit sphere; turning the part rotates that point about the
+vertical axis, and what is painted is a function of the rotated point. So turns are exact and edges are soft at every
+size, on the CPU and on a GPU, and characters may differ from frame to frame.
+
+Legend: T frames, H W pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .canvas import VIEW_HEIGHT, Canvas
+from .doll import draw_doll
+from .look import Look
+from .poses import Poses
+from .scene import Backdrop
+from .shapes2d import shape_atlas
+
+# Frames drawn at once: few enough for a processor's cache.
+_BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """Characters without a room: premultiplied color [T, 3, H, W] and coverage [T, H, W]."""
+
+    color_T3HW: Tensor
+    cover_THW: Tensor
+
+    def over(self, room_T3HW: Tensor) -> Tensor:
+        """The characters in front of a picture [T, 3, H, W]."""
+        return self.color_T3HW + room_T3HW * (1 - self.cover_THW)[:, None]
+
+
+def render(look: Look, poses: Poses, backdrop: Backdrop, tint_T3: Tensor, height: int, width: int) -> Tensor:
+    """Frames [T, H, W, 3], float32, 0 to 1.
+
+    Args:
+        look: one for all frames, or one for each.
+        tint_T3: what the light multiplies red, green and blue with, [T or 1, 3].
+    """
+    pieces = []
+    for start in range(0, len(poses), _BATCH):
+        some = slice(start, start + _BATCH)
+        few = poses[some]
+        room = backdrop.shot(few.camera_T3, height, width, VIEW_HEIGHT)
+        picture = cut_out(look if len(look) == 1 else look[some], few, height, width).over(room)
+        tint = tint_T3 if len(tint_T3) == 1 else tint_T3[some]
+        pieces.append((picture * tint[:, :, None, None]).clamp_(0, 1).movedim(1, -1))
+    return torch.cat(pieces).contiguous()
+
+
+def cut_out(look: Look, poses: Poses, height: int, width: int) -> Cutout:
+    """The characters alone."""
+    canvas = Canvas(poses.camera_T3, height, width)
+    draw_doll(canvas, look, poses, shape_atlas(poses.camera_T3.device))
+    return Cutout(canvas.color_T3HW, canvas.cover_THW)
+
+
+def pixels_per_unit(height: int, zoom: float = 1.0) -> float:
+    """Pixels that the character is high."""
+    return height / VIEW_HEIGHT * zoom
