@@ -142,7 +142,7 @@ def _character(name: str, stream: int, index: int, accepts: Callable[[bool], boo
 
 
 def _style(rng: np.random.Generator) -> HairStyle:
-    length = (-0.25, -0.55, -0.9)[rng.integers(3)]
+    length = (-0.42, -0.65, -0.95)[rng.integers(3)]
     extra = rng.integers(3)
     return HairStyle(
         volume=rng.uniform(1.09, 1.16),

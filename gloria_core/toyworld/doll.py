@@ -22,6 +22,7 @@ _SHOE_FORWARD, _SHOE_Y, _SHOE_RADIUS, _SHOE_HALF_HEIGHT = 0.03, 0.042, 0.085, 0.
 _TORSO_MARK, _TORSO_MARK_V = 0.118, 0.06
 _SLEEVE_MARK, _SLEEVE_MARK_V = 0.082, 0.22
 _MARK_BORDER = 0.15
+_EAR_X, _EAR_Y, _EAR_RADIUS = 0.248, -0.035, 0.05
 _BUN_X, _BUN_Y, _TAIL_Y, _TAIL_BACK = 0.185, 0.20, 0.0, 0.27
 FRONT, BACK, LEFT, RIGHT = (VIEWPOINTS.index(name) for name in ("front", "back", "left", "right"))
 
@@ -42,8 +43,9 @@ def draw_doll(canvas: Canvas, look: Look, poses: Poses, atlas: Tensor) -> None:
     painter.tail()
     painter.head(head)
     painter.hair(hair, is_back=False)
-    painter.buns(-near_T)
-    painter.buns(near_T)
+    for side_T in (-near_T, near_T):
+        painter.ear(side_T)
+        painter.bun(side_T)
 
 
 class _Painter:
@@ -134,12 +136,18 @@ class _Painter:
 
     def tail(self) -> None:
         """A ponytail."""
-        style = self.look.style
-        self._hair_ball(0.0, -_TAIL_BACK - 0.1 * style.tail, _TAIL_Y, style.tail * HEAD_RADIUS, 1.75)
+        size = self.look.style.tail
+        self._hair_ball(0.0, -_TAIL_BACK - 0.1 * size[:, 0, 0], _TAIL_Y, size * HEAD_RADIUS, 1.75)
 
-    def buns(self, side_T: Tensor) -> None:
+    def bun(self, side_T: Tensor) -> None:
         """One of two buns."""
         self._hair_ball(side_T * _BUN_X, -0.02, _BUN_Y, self.look.style.bun * HEAD_RADIUS, 1.0)
+
+    def ear(self, side_T: Tensor) -> None:
+        """One of two ears."""
+        surface = self._head_surface(side_T * _EAR_X, 0.0, _EAR_Y, _EAR_RADIUS, 1.2 * _EAR_RADIUS)
+        if surface is not None:
+            self._blend(surface, _filled(surface, self.look.skin_T3))
 
     def head_shape(self) -> Ellipsoid:
         """The skull."""
@@ -153,24 +161,24 @@ class _Painter:
         head, volume = self.head_shape(), self.look.style.volume
         return head._replace(radius=HEAD_RADIUS * volume, half_height=HEAD_HALF_HEIGHT * volume, y_T=head.y_T + 0.012)
 
-    def _hair_ball(self, u_T: Tensor | float, d: Tensor | float, v: float, radius: Tensor, aspect: float) -> None:
+    def _hair_ball(self, u_T: Tensor | float, d_T: Tensor | float, v: float, radius: Tensor, aspect: float) -> None:
         if not bool((radius > 0).any()):
             return
-        head, cos, sin = self.head_shape(), torch.cos(self.poses.head_yaw_T), torch.sin(self.poses.head_yaw_T)
-        d_T = d[:, 0, 0] if isinstance(d, Tensor) else d
-        ball = Ellipsoid(
-            head.x_T + u_T * cos + d_T * sin,
-            head.y_T + v,
-            -u_T * sin + d_T * cos,
-            radius.clamp_min(1e-4),
-            radius.clamp_min(1e-4) * aspect,
-            self.poses.head_yaw_T,
-        )
-        surface = self.canvas.surface(ball)
+        # Characters without it keep a speck that covers nothing.
+        size = radius.clamp_min(1e-4)
+        surface = self._head_surface(u_T, d_T, v, size, aspect * size)
         if surface is not None:
-            cover = surface.cover * (radius > 0)
             color = _filled(surface, 0.94 * self.look.hair_T3) * surface.shade[:, None]
-            self.canvas.blend(surface, color, cover, surface.depth)
+            self.canvas.blend(surface, color, surface.cover * (radius > 0), surface.depth)
+
+    def _head_surface(
+        self, u_T: Tensor | float, d_T: Tensor | float, v: float, radius: Tensor | float, half_height: Tensor | float
+    ) -> Surface | None:
+        """Something on the head, placed from its center in heights of the character."""
+        head, yaw_T = self.head_shape(), self.poses.head_yaw_T
+        cos, sin = torch.cos(yaw_T), torch.sin(yaw_T)
+        x_T, depth_T = head.x_T + u_T * cos + d_T * sin, -u_T * sin + d_T * cos
+        return self.canvas.surface(Ellipsoid(x_T, head.y_T + v, depth_T, radius, half_height, yaw_T))
 
     def _body_surface(
         self, u_T: Tensor | float, d: float, y: float, radius: float, half_height: float

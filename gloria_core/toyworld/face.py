@@ -43,9 +43,9 @@ class FaceShape(NamedTuple):
 FACE_SHAPES = {
     "surprise": FaceShape(1.25, 0.62, 0, 1.4, 0, 1.1, -0.1, 0, 0.0, 0.62, 0, 0.60),
     "angry": FaceShape(0.95, 0.80, 0, 0.35, 0.75, -0.95, 0.75, 0, -0.9, 0.95, 0, 0.0),
-    "disgust": FaceShape(0.80, 0.75, 0, 0.10, -0.1, -0.5, 0.3, 0.7, -1.0, 0.85, 0.30, 0.12),
+    "disgust": FaceShape(0.85, 0.70, 0, -0.25, 0.25, -0.7, 0.2, 0.35, -0.5, 1.0, 0.35, 0.30),
     "fear": FaceShape(1.15, 0.50, 0, 1.4, -0.2, 0.7, -0.75, 0, -0.7, 1.15, 0, 0.28),
-    "contempt": FaceShape(0.95, 0.85, 0, 0.05, 0, 0.15, 0.15, -0.8, 0.25, 0.85, -0.42, 0.0),
+    "contempt": FaceShape(0.95, 0.85, 0, 0.12, 0, 0.3, 0.1, -1.0, 0.5, 0.85, -0.55, 0.0),
     "sad": FaceShape(0.90, 0.95, 0, 0.55, -0.7, 0.2, -0.7, 0, -1.1, 0.70, 0, 0.0),
     "neutral": FaceShape(1.0, 1.0, 0, 1.2, 0, 0.1, 0, 0, 0.25, 0.75, 0, 0.0),
     "happy": FaceShape(1.0, 1.0, 1.0, 1.2, 0, 0.5, -0.15, 0, 1.4, 1.25, 0, 0.22),
@@ -125,7 +125,7 @@ def _draw_eyes(canvas: FaceCanvas, shape: FaceShape, inks: FaceInks) -> None:
     canvas.paint(torch.minimum(canvas.cover(iris), inside), inks.eyes)
     pupil = _ellipse(x + 0.01, y + 0.01, 0.075 * shape.iris, 0.12 * shape.iris)
     canvas.paint(torch.minimum(canvas.cover(pupil), inside), _INK)
-    shine = torch.hypot(canvas.u.abs() - _EYE_X - 0.05 * side, y - 0.07 * shape.iris) - 0.055
+    shine = _ellipse(x - 0.05 * side, y - 0.07 * shape.iris, 0.055, 0.055)
     canvas.paint(torch.minimum(canvas.cover(shine), inside), _EYE_WHITE)
     arc = (y + 0.02 - 0.16 + 4.2 * x * x).abs() * 0.62 - 0.05
     arc = torch.maximum(arc, x.abs() - 0.2)
@@ -158,4 +158,4 @@ def _draw_mouth(canvas: FaceCanvas, shape: FaceShape, opening: Tensor) -> None:
 def _ellipse(x: Tensor, y: Tensor, half_width: Tensor | float, half_height: Tensor | float) -> Tensor:
     """Signed distance to an ellipse, exact on its axes."""
     smaller = torch.minimum(torch.as_tensor(half_width), torch.as_tensor(half_height))
-    return (torch.hypot(x / half_width, y / half_height) - 1) * smaller
+    return (((x / half_width) ** 2 + (y / half_height) ** 2).sqrt() - 1) * smaller
