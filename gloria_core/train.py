@@ -1,10 +1,11 @@
-"""The whole of training, read from top to bottom: a YAML file enters, trained weights leave.
+"""A YAML file enters, trained weights leave: the whole of training, read from top to bottom.
 
     python -m gloria_core.train run.yaml
-    accelerate launch -m gloria_core.train run.yaml
+    accelerate launch --multi_gpu --num_processes 8 -m gloria_core.train run.yaml
 
 cache and draws -> model with its trainable parts -> steps, with snapshots, validation and clips between them ->
-results that stock loaders read. A second call goes on where the first was stopped.
+results that stock loaders read. A second call goes on where the first was stopped. Ctrl-C or a file control/stop in
+the run's folder finishes the step and saves. docs/training.md describes the YAML file.
 
 Exit status: 0 finished, 3 stopped by request with everything saved, 1 failed (status.json says why).
 """
@@ -32,6 +33,7 @@ from .training.requests import Requests
 from .training.results import write_results
 from .training.resume import describe_run, restore_latest, save_state
 from .training.run_folder import RunFolder
+from .training.sample_videos import SampleVideos
 from .training.stages import resolve_stages
 from .training.trainable import prepare_trainable
 from .training.trainer import Trainer
@@ -68,6 +70,9 @@ def _prepare(
     output, cache = Path(config.output), Path(config.data.cache)
     index, store = read_index(cache), CacheStore(cache)
     config = resolve_stages(config, index)
+    videos = None
+    if workers.is_main and config.validation.vae is not None:
+        videos = SampleVideos(Path(config.validation.vae), index.latent_channels, workers.device)
 
     progress.say("starting", "loading the model")
     model = load_for_training(config, index, text_dim=store.load(index.empty_text)["text"].shape[-1])
@@ -75,8 +80,9 @@ def _prepare(
     plan = DrawPlan(index, config, image_channels)
     plan.check()
     prepare_trainable(model, config)
-    for line in check_room(model, config, index, workers).lines():
-        logger.info("memory plan: %s", line)
+    room = check_room(model, config, index, workers)
+    if workers.is_main:
+        logger.info("memory plan: %s", "; ".join(room.lines()))
     place_model(model, config, workers)
 
     def load_batches(draws: Sequence[SampleDraw], audio: bool) -> list[Batch]:
@@ -88,7 +94,7 @@ def _prepare(
     if folder is not None:
         folder.truncate_metrics(trainer.step)
     validation = Validation(
-        trainer, store, index, load_batches, plan.validation(), output / "samples", workers.is_main
+        trainer, store, index, load_batches, plan.validation(), output / "samples", workers.is_main, videos
     )
     return trainer, validation, run
 
@@ -122,7 +128,8 @@ def _publish(trainer: Trainer, workers: Workers, folder: Path) -> None:
     """Files that stock loaders read."""
     averages = None if trainer.ema is None else trainer.ema.tensors()
     results = write_results(trainer.model, trainer.config, folder, trainer.step, averages, write=workers.is_main)
-    trainer.progress.say("saving", results={role: str(path) for role, path in results.items()})
+    files = {role: str(path) for role, path in results.items()}
+    trainer.progress.say("saving", f"results: {', '.join(files.values())}", results=files)
     workers.barrier()
 
 
@@ -139,8 +146,10 @@ def _failure_reported(progress: Progress) -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m gloria_core.train", description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, help="YAML file of the run")
+    parser = argparse.ArgumentParser(
+        prog="python -m gloria_core.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, metavar="run.yaml", help="settings of the run")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

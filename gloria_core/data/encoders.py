@@ -43,15 +43,11 @@ def load_encoders(
     Raises:
         DatasetError: A folder without such a model, complete and undamaged; a device that is not there.
     """
-    try:
-        from diffusers import AutoencoderKLWan
-        from transformers import AutoTokenizer, UMT5EncoderModel
-    except ImportError as error:
-        raise DatasetError(f"{error.name} is not installed. Run: pip install diffusers transformers") from error
+    from transformers import AutoTokenizer, UMT5EncoderModel
 
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise DatasetError("torch sees no CUDA device here. Use the device cpu, or install torch with CUDA.")
-    wan_vae = _loaded(AutoencoderKLWan, vae).eval().to(device)
+    wan_vae = load_wan_vae(vae).to(device)
     text_model = _loaded(UMT5EncoderModel, text_encoder).eval().to(device)
     tokenizer_folder = _beside(text_encoder, "tokenizer")
     tokenizer = _loaded(AutoTokenizer, tokenizer_folder)
@@ -74,6 +70,20 @@ def load_encoders(
         encode_speech=hear,
         encode_clip_vision=see,
     )
+
+
+def load_wan_vae(folder: Path) -> "AutoencoderKLWan":
+    """Wan's VAE from a local folder, on the CPU.
+
+    Raises:
+        DatasetError: A folder without one, complete and undamaged; diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoencoderKLWan
+    except ImportError as error:
+        raise DatasetError(f"{error.name} is not installed. Run: pip install diffusers") from error
+
+    return _loaded(AutoencoderKLWan, folder).eval()
 
 
 @torch.inference_mode()

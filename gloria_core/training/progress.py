@@ -1,9 +1,11 @@
-"""What a run tells the outside: one line of metrics per step, and a status with speed, time left and memory."""
+"""What a run tells the outside: one line of metrics per step, a status with speed, time left and memory, and a log."""
 
+import logging
 import math
 import statistics
 import time
 from collections import deque
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,14 +15,17 @@ from .distributed import Workers
 from .loss_bins import LossBins
 from .run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
 STATUS_SECONDS = 0.5
+LOG_SECONDS = 15.0
 # The loss of one step says more about its noise level than about the model.
 SMOOTHING = 0.98
 _SPEED_STEPS = 50
 
 
 class Progress:
-    """Writes the files that the page, the monitor and the command line read; silent in all processes but the first."""
+    """Writes the files that the page and the monitor read, and the log; silent in all processes but the first."""
 
     def __init__(self, config: TrainConfig, workers: Workers, folder: RunFolder | None) -> None:
         self._total = config.total_steps
@@ -32,6 +37,7 @@ class Progress:
         self._elapsed_before = 0.0
         self._started = time.monotonic()
         self._last_write = 0.0
+        self._last_log = -math.inf
         self._status: dict[str, Any] = {"state": "starting", "step": 0, "total_steps": self._total, "message": ""}
 
     @property
@@ -55,6 +61,8 @@ class Progress:
     def say(self, state: str, message: str = "", **values: Any) -> None:
         """Change of state, written at once."""
         self._status |= {"state": state, "message": message, **values}
+        if self._folder is not None and message:
+            logger.info("%s", message)
         self._write_status()
 
     def after_step(self, metrics: dict[str, Any], bins: LossBins) -> None:
@@ -81,13 +89,28 @@ class Progress:
         if metrics["step"] % self._bin_every == 0 or metrics["step"] == self._total:
             line["loss_bins"] = bins.means()
         self._folder.append_metrics(line)
-        if time.monotonic() - self._last_write >= STATUS_SECONDS:
+        now = time.monotonic()
+        if now - self._last_write >= STATUS_SECONDS:
             self._write_status()
+        if now - self._last_log >= LOG_SECONDS or metrics["step"] == self._total:
+            self._last_log = now
+            self._log_step()
 
     def add_validation(self, values: dict[str, Any]) -> None:
         """One line of validation.jsonl."""
-        if self._folder is not None:
-            self._folder.write_validation(values)
+        if self._folder is None:
+            return
+        self._folder.write_validation(values)
+        if "loss" in values:
+            logger.info("held-out loss after step %d: %.4f", values["step"], values["loss"])
+
+    def _log_step(self) -> None:
+        status = self._status
+        loss = "no finite loss yet" if self._smooth is None else f"loss {self._smooth:.4f}"
+        logger.info(
+            "step %d of %d, %s, %s, %.2f s/step, %s left", status["step"], self._total, status["stage"], loss,
+            status["seconds_per_step"], timedelta(seconds=round(status["eta_seconds"])),
+        )  # fmt: skip
 
     def _smooth_in(self, loss: float) -> None:
         if math.isfinite(loss):

@@ -23,6 +23,7 @@ from ..sampling.denoise import Conditions, SampleSettings, check_conditions, den
 from ..sampling.plan import Chunk, chunk_seed, plan_chunks
 from ..shapes import LatentSize, latent_frames_for, pixel_frames_for
 from .config import TrainConfig
+from .sample_videos import SampleVideos
 from .trainer import LoadBatches, Trainer
 
 
@@ -38,6 +39,7 @@ class Validation:
         draws: Sequence[SampleDraw],
         folder: Path,
         is_main: bool,
+        videos: SampleVideos | None = None,
     ) -> None:
         self._trainer = trainer
         self._store = store
@@ -46,6 +48,7 @@ class Validation:
         self._draws = draws
         self._folder = folder
         self._is_main = is_main
+        self._videos = videos
 
     def run_due(self, clips_now: bool = False) -> None:
         """What is due after the trainer's present step; every process computes it, the first one writes it."""
@@ -71,6 +74,8 @@ class Validation:
                     trainer.model, trainer.config, self._store, self._index, self._folder, trainer.step, self._is_main
                 )
                 trainer.progress.add_validation({"step": trainer.step, "clips": [path.name for path in clips]})
+                if self._videos is not None:
+                    self._videos.write(clips)
 
 
 def _is_due(step: int, every: int, is_last: bool) -> bool:
