@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from ..conditioning.anchors import Anchor
-from .anchors import DEFAULT_CROPS, CropSizes, expression_anchors, global_anchor, global_frame, viewpoint_anchors
+from .anchors import DEFAULT_CROPS, CropSizes, expression_anchors, global_frame, viewpoint_anchors
 from .character import training_character
-from .poses import Poses
+from .poses import Poses, concatenate
 from .source import DEFAULT_SECONDS, DEFAULT_SIZE, Source, make_source
 
 _STREAM = 61
@@ -55,20 +55,20 @@ def clip_of(source: Source, first_frame: int, rng: np.random.Generator, options:
     span = (first_frame, options.num_frames)
     poses = source.poses(*span)
     frame = global_frame(source, rng, span, is_inside=bool(rng.uniform() < options.inside_share))
-    groups = (
-        global_anchor(source, frame),
-        viewpoint_anchors(source, rng, sizes=options.crop_sizes),
-        expression_anchors(source, rng, sizes=options.crop_sizes),
-    )
+    global_poses = source.poses(frame, 1)
+    # One call for clip and global anchor: small calls cost as much as large ones.
+    pictures_THWC = source.picture(concatenate([poses, global_poses]))
+    viewpoints = viewpoint_anchors(source, rng, sizes=options.crop_sizes)
+    expressions = expression_anchors(source, rng, sizes=options.crop_sizes)
     return ToyClip(
         source=source,
         first_frame=first_frame,
-        frames_THWC=source.picture(poses),
+        frames_THWC=pictures_THWC[:-1],
         prompt=source.prompt(*span),
         poses=poses,
         samples_N=source.sound(*span),
-        anchors=tuple(anchor for group in groups for anchor in group.anchors),
-        anchor_poses=tuple(group.poses for group in groups),
+        anchors=(Anchor("global", "global", pictures_THWC[-1]), *viewpoints.anchors, *expressions.anchors),
+        anchor_poses=(global_poses, viewpoints.poses, expressions.poses),
     )
 
 

@@ -1,5 +1,6 @@
 """What a frame shows, as numbers: the full ground truth of the toy world. Legend: T frames, E expressions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -48,6 +49,6 @@ class Poses:
         return Poses(**{field.name: getattr(self, field.name).repeat_interleave(times, 0) for field in fields(self)})
 
 
-def concatenate(poses: list[Poses]) -> Poses:
+def concatenate(poses: Sequence[Poses]) -> Poses:
     """One set of poses behind the other."""
     return Poses(**{field.name: torch.cat([getattr(each, field.name) for each in poses]) for field in fields(Poses)})

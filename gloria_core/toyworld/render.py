@@ -35,7 +35,7 @@ class Cutout:
 
 
 def render(look: Look, poses: Poses, backdrop: Backdrop, tint_T3: Tensor, height: int, width: int) -> Tensor:
-    """Frames [T, H, W, 3], float32, 0 to 1.
+    """Frames [T, H, W, 3] of one character in one room, float32, 0 to 1.
 
     Args:
         look: one for all frames, or one for each.
@@ -44,12 +44,17 @@ def render(look: Look, poses: Poses, backdrop: Backdrop, tint_T3: Tensor, height
     frames_THWC = poses.yaw_T.new_empty(len(poses), height, width, 3)
     for start in range(0, len(poses), _BATCH):
         some = slice(start, start + _BATCH)
-        few = poses[some]
-        room = backdrop.shot(few.camera_T3, height, width, VIEW_HEIGHT)
-        picture = cut_out(look if len(look) == 1 else look[some], few, height, width).over(room)
         tint = tint_T3 if len(tint_T3) == 1 else tint_T3[some]
-        frames_THWC[some] = picture.mul_(tint[:, :, None, None]).clamp_(0, 1).movedim(1, -1)
+        some_look = look if len(look) == 1 else look[some]
+        frames_THWC[some] = render_at_once(some_look, poses[some], backdrop, tint, height, width)
     return frames_THWC
+
+
+def render_at_once(look: Look, poses: Poses, backdrop: Backdrop, tint_T3: Tensor, height: int, width: int) -> Tensor:
+    """Frames [T, H, W, 3] of many characters in many rooms, equally many in each room, room after room."""
+    room_T3HW = backdrop.shot(poses.camera_T3, height, width, VIEW_HEIGHT)
+    picture_T3HW = cut_out(look, poses, height, width).over(room_T3HW)
+    return picture_T3HW.mul_(tint_T3[:, :, None, None]).clamp_(0, 1).movedim(1, -1)
 
 
 def cut_out(look: Look, poses: Poses, height: int, width: int) -> Cutout:

@@ -1,6 +1,6 @@
 """A seed enters, a room leaves: two-color wall, floor and three props, painted once and then panned and zoomed.
 
-Legend: T frames, H W pixels, h w texels. World: x to the image's right, y up, the floor under the feet at 0, the
+Legend: B rooms, T frames, H W pixels, h w texels. World: x to the image's right, y up, the floor under the feet at 0, the
 character 1 high.
 """
 
@@ -82,28 +82,28 @@ def _softened(color: Color, rng: np.random.Generator) -> Color:
 
 @dataclass(frozen=True, eq=False)
 class Backdrop:
-    """A painted room.
+    """Painted rooms.
 
     Args:
-        texels_3hw: its colors, top row first.
+        texels_B3hw: their colors, top row first.
     """
 
-    texels_3hw: Tensor
+    texels_B3hw: Tensor
 
     def shot(self, camera_T3: Tensor, height: int, width: int, view_height: float) -> Tensor:
-        """Frames [T, 3, H, W] of cameras (x, y, zoom)."""
+        """Frames [T, 3, H, W] of cameras (x, y, zoom), equally many in each room, room after room."""
         center_x, center_y, zoom = (camera_T3[:, idx, None] for idx in range(3))
         unit = view_height / zoom / height
         rows = (torch.arange(height, device=camera_T3.device) + 0.5 - height / 2) * -unit + center_y
         columns = (torch.arange(width, device=camera_T3.device) + 0.5 - width / 2) * unit + center_x
         grid_y = 1 - 2 * (rows - _BOTTOM) / (_TOP - _BOTTOM)
         grid_x = 2 * (columns - _LEFT) / (_RIGHT - _LEFT) - 1
-        num = camera_T3.shape[0]
-        grid = torch.stack(
-            [grid_x[:, None, :].expand(num, height, width), grid_y[:, :, None].expand(num, height, width)], -1
-        )
-        texels = self.texels_3hw.expand(num, -1, -1, -1)
-        return F.grid_sample(texels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        grid_y, grid_x = torch.broadcast_tensors(grid_y[:, :, None], grid_x[:, None, :])
+        # The shots of one room, one below the other, are one picture of it.
+        num_rooms = self.texels_B3hw.shape[0]
+        grid = torch.stack([grid_x, grid_y], -1).view(num_rooms, -1, width, 2)
+        shots = F.grid_sample(self.texels_B3hw, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return shots.view(num_rooms, 3, -1, height, width).movedim(1, 2).reshape(-1, 3, height, width)
 
 
 def paint(scene: Scene, pixels_per_unit: float, device: torch.device | str = "cpu") -> Backdrop:
@@ -125,7 +125,7 @@ def paint(scene: Scene, pixels_per_unit: float, device: torch.device | str = "cp
     for prop in scene.props:
         if prop.kind in PROP_KINDS[:4]:
             _PAINTERS[prop.kind](brush, prop)
-    return Backdrop(brush.texels_3hw)
+    return Backdrop(brush.texels_3hw[None])
 
 
 class _Brush:

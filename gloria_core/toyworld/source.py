@@ -3,6 +3,7 @@
 Legend: T frames, H W pixels, C colors, N samples at 16 kHz.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +15,9 @@ from ..media.read_audio import SAMPLE_RATE
 from .captions import caption
 from .character import Character
 from .look import Look, look_of
-from .poses import Poses
+from .poses import Poses, concatenate
 from .program import Program, frame_times, make_program
-from .render import pixels_per_unit, render
+from .render import pixels_per_unit, render, render_at_once
 from .scene import Backdrop, Scene, make_scene, paint
 from .speech import make_speech, mouth_opening_of
 
@@ -115,3 +116,17 @@ def make_source(
         height=height,
         width=width,
     )
+
+
+def render_sources(sources: Sequence[Source], poses: Sequence[Poses], device: torch.device | str) -> Tensor:
+    """Equally many pictures of each of several videos of one size, rendered together: [T, H, W, C] on `device`.
+
+    Args:
+        poses: one set for each video.
+    """
+    height, width = sources[0].height, sources[0].width
+    num_each = len(poses[0])
+    look = look_of([source.character for source in sources]).repeat_interleave(num_each)
+    rooms = Backdrop(torch.cat([source.backdrop.texels_B3hw for source in sources]).to(device))
+    tint_T3 = torch.cat([source.tint_T3 for source in sources]).repeat_interleave(num_each, 0)
+    return render_at_once(look.to(device), concatenate(poses).to(device), rooms, tint_T3.to(device), height, width)
