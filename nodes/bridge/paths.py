@@ -1,6 +1,6 @@
-"""Names that a workflow carries enter, paths inside ComfyUI's output folder leave.
+"""Names that a workflow or the page carries enter, paths inside ComfyUI's own folders leave.
 
-A workflow file comes from strangers, so its strings never become a path outside that folder, links included.
+A workflow file comes from strangers, so its strings never become a path outside those folders, links included.
 """
 
 import os
@@ -14,8 +14,17 @@ from ...gloria_core.sampling.journal import check_job_name
 
 JOBS_FOLDER = "gloria"
 _MAX_PREFIX_CHARS = 200
+_MAX_NAME_CHARS = 1000
+_FOLDER_MARK = re.compile(r" ?\[(input|output|temp)\]$")
 # Separators and streams of Windows, control characters: on another system they would mean something else.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\\:*?"<>|]')
+
+
+class MissingFileError(GloriaError):
+    """A file that is not there or must not be read; which of the two is not told."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no such file in ComfyUI's input, output or temp folder.")
 
 
 def jobs_root(job_name: str) -> Path:
@@ -57,3 +66,26 @@ def contained(path: Path, shown: str) -> Path:
             "Remove the link or choose another name."
         )
     return path
+
+
+def existing_file(root: str | Path, name: str) -> Path:
+    """A file below `root`, given its relative path with '/' between folders.
+
+    Raises:
+        MissingFileError: it is absent, is no plain file, or the name or a link leads out of `root`.
+    """
+    parts = name.split("/")
+    if len(name) > _MAX_NAME_CHARS or _FORBIDDEN.search(name) or any(part in ("", ".", "..") for part in parts):
+        raise MissingFileError
+    real_root = os.path.realpath(root)
+    path = os.path.realpath(os.path.join(real_root, *parts))  # noqa: PTH118 - pathlib would drop what is checked here
+    if not path.startswith(real_root.rstrip(os.sep) + os.sep) or not os.path.isfile(path):  # noqa: PTH113
+        raise MissingFileError
+    return Path(path)
+
+
+def annotated_file(name: str) -> Path:
+    """A file by ComfyUI's own notation: `folder/picture.png [output]`; without a mark it is in the input folder."""
+    mark = _FOLDER_MARK.search(name)
+    root = folder_paths.get_directory_by_type(mark.group(1) if mark else "input")
+    return existing_file(root, name[: mark.start()] if mark else name)

@@ -1,0 +1,39 @@
+// @ts-check
+// Small helpers for building DOM. No side effects.
+
+/**
+ * An element with properties and children: `element('button', { className: 'x', onclick }, 'Save')`.
+ * Keys with a hyphen (`aria-label`, `data-slot`) and `role` become attributes; children may be null.
+ * @template {keyof HTMLElementTagNameMap} T
+ * @param {T} tag
+ * @param {Record<string, any>} [properties]
+ * @param {...(Node | string | null)} children
+ * @returns {HTMLElementTagNameMap[T]}
+ */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.includes('-') || name === 'role') made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+/**
+ * Put a style sheet into the page, once however often it is asked for.
+ * @param {string} id
+ * @param {string} css
+ */
+export function styleSheet(id, css) {
+  if (!document.getElementById(id)) document.head.append(element('style', { id, textContent: css }));
+}
+
+/**
+ * Keys, pointers and drops inside `root` are the widget's own and do not also act on the graph.
+ * @param {HTMLElement} root
+ * @param {string[]} kinds names of events
+ */
+export function keepEvents(root, kinds) {
+  for (const kind of kinds) root.addEventListener(kind, (event) => event.stopPropagation());
+}
