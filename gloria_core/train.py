@@ -7,12 +7,14 @@ cache and draws -> model with its trainable parts -> steps, with snapshots, vali
 results that stock loaders read. A second call goes on where the first was stopped. Ctrl-C or a file control/stop in
 the run's folder finishes the step and saves. docs/training.md describes the YAML file.
 
-Exit status: 0 finished, 3 stopped by request with everything saved, 1 failed (status.json says why).
+Exit status: 0 finished, 1 failed (status.json says why), 3 stopped by request with everything saved. With several
+processes a stop also ends with 0, because launchers take everything else for a failure; status.json tells them apart.
 """
 
 import argparse
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -153,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        return FINISHED if train(read_config(options.config)) else STOPPED
+        is_finished = train(read_config(options.config))
+        return FINISHED if is_finished or int(os.environ.get("WORLD_SIZE", "1")) > 1 else STOPPED
     except GloriaError as error:
         logger.error("%s", error)
         return FAILED

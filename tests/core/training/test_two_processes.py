@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ sys.path.append(str(Path(__file__).parent))
 from toy_run import toy_config, toy_settings
 
 from gloria_core.train import train
-from gloria_core.training.run_folder import read_metrics, read_status
+from gloria_core.training.run_folder import read_metrics, read_status, request
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -66,3 +68,23 @@ def test_a_sharded_run_resumes_with_the_same_number_of_processes_and_refuses_ano
     result = run_processes(longer, tmp_path / "longer.yaml", count=1)
     assert result.returncode != 0
     assert "processes was 2" in read_status(tmp_path / "run")["error"]
+
+
+def test_a_stop_on_request_is_no_failure_for_the_launcher(tmp_path):
+    folder = tmp_path / "run"
+    settings = toy_settings(tmp_path, output=str(folder), stages=[{"name": "one", "steps": 100_000}])
+    done = threading.Event()
+
+    def ask():
+        while not read_metrics(folder)[0] and not done.is_set():
+            time.sleep(0.05)
+        request(folder, "stop")
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    result = run_processes(settings, tmp_path / "run.yaml")
+    done.set()
+    asker.join()
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert read_status(folder)["state"] == "stopped"
+    assert "ChildFailedError" not in result.stderr
