@@ -1,6 +1,7 @@
 """One or many processes, one trainer: what the processes must agree on goes through here (accelerate underneath)."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -11,6 +12,10 @@ from ..errors import ConfigError
 from .config import TrainConfig
 
 T = TypeVar("T")
+# What accelerate's launcher sets for schemes of its own.
+_FOREIGN_SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}  # fmt: skip
 
 
 class Workers:
@@ -20,6 +25,12 @@ class Workers:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
 
+        for variable, name in _FOREIGN_SHARDING.items():
+            if os.environ.get(variable, "false").lower() == "true":
+                raise ConfigError(
+                    f"The launcher was asked for {name}, but Gloria splits a full fine-tuning itself and repeats a LoRA. "
+                    "Launch with --multi_gpu and without it (in 'accelerate config' too)."
+                )
         if config.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("device is cuda, but PyTorch sees no CUDA GPU. Use device auto or cpu.")
         # A branch without speech or without LoRA in a batch leaves its parameters without gradient.

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 sys.path.append(str(Path(__file__).parent))
 from toy_run import toy_config, toy_settings
 
+from gloria_core.errors import ConfigError
 from gloria_core.train import train
 from gloria_core.training.run_folder import read_metrics, read_status, request
 
@@ -88,3 +89,10 @@ def test_a_stop_on_request_is_no_failure_for_the_launcher(tmp_path):
     assert result.returncode == 0, result.stderr[-4000:]
     assert read_status(folder)["state"] == "stopped"
     assert "ChildFailedError" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_launcher_that_shards_by_itself_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ConfigError, match="Launch with --multi_gpu"):
+        train(toy_config(tmp_path))
