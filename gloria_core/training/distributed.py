@@ -28,7 +28,7 @@ class Workers:
         for variable, name in _FOREIGN_SHARDING.items():
             if os.environ.get(variable, "false").lower() == "true":
                 raise ConfigError(
-                    f"The launcher was asked for {name}, but Gloria splits a full fine-tuning itself and repeats a LoRA. "
+                    f"The launcher was asked for {name}, but Gloria splits a full fine-tuning by itself. "
                     "Launch with --multi_gpu and without it (in 'accelerate config' too)."
                 )
         if config.device == "cuda" and not torch.cuda.is_available():
