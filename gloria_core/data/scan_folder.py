@@ -54,6 +54,8 @@ def scan_folder(folder: Path, options: ScanOptions | None = None) -> Manifest:
     options = options or ScanOptions()
     if options.clip_frames < MIN_CLIP_FRAMES or (options.clip_frames - 1) % TEMPORAL_STRIDE:
         raise DatasetError(f"Clips of {options.clip_frames} frames: expected 4n + 1, at least {MIN_CLIP_FRAMES}.")
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}. Check the path.")
     videos = sorted(path for path in folder.rglob("*") if _is_video(folder, path))
     if not videos:
         raise DatasetError(

@@ -86,3 +86,8 @@ def test_options_that_do_not_go_together_are_named(footage, capsys, options, mes
     with pytest.raises(SystemExit):
         main([str(footage), *options])
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, caplog):
+    assert main([str(tmp_path / "nowhere"), "--scan"]) == 1
+    assert f"There is no folder {tmp_path / 'nowhere'}" in caplog.text
