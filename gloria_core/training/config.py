@@ -36,10 +36,13 @@ class LoraConfig:
     """Low-rank adapters on linear layers of the blocks (ours; the paper trains all weights)."""
 
     rank: int = 32
+    """Width of the adapters: more can learn more, and copies the footage sooner."""
     alpha: float = 32.0
     """The update is scaled by alpha / rank."""
     dropout: float = 0.0
+    """Share of an adapter's inputs that are zeroed in training."""
     targets: tuple[Literal["self_attn", "cross_attn", "ffn"], ...] = ("self_attn", "cross_attn", "ffn")
+    """Layers of every block that get adapters."""
 
     def __post_init__(self) -> None:
         _check(self.rank >= 1, f"rank is {self.rank}, expected at least 1.")
@@ -53,15 +56,21 @@ class OptimizerConfig:
     """The paper says "Adam" with weight decay .1: `adam` adds decay to the gradient (L2), `adamw` to the weight."""
 
     name: Literal["adamw", "adam", "adamw8bit"] = "adamw"
+    """`adamw8bit` keeps its moments in 8 bits and needs bitsandbytes."""
     lr: float = 1e-5
+    """The paper's rate is for all weights; a LoRA takes about ten times as much."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the two moments."""
     eps: float = 1e-8
+    """Added to the running deviation."""
     weight_decay: float = 0.1
+    """How strongly weights are pulled to zero."""
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 turns clipping off (ours)."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of the learning rate over each stage, to 0 for `linear` and `cosine`."""
     warmup_steps: int = 0
+    """Steps at the start of each stage over which the rate rises from 0."""
 
     def __post_init__(self) -> None:
         _check(self.lr > 0, f"lr is {self.lr}, expected above 0.")
@@ -74,14 +83,17 @@ class TimestepConfig:
     """Noise level sigma of a sample, 0 data to 1 noise (ours; the paper does not say)."""
 
     kind: Literal["uniform", "logit_normal"] = "uniform"
+    """Distribution before the shift."""
     mean: float = 0.0
-    """Mean and deviation of `logit_normal`, before the shift."""
+    """Mean of `logit_normal`."""
     std: float = 1.0
+    """Deviation of `logit_normal`."""
     shift: float = 5.0
     """Wan's shift towards noise: 5 as in sampling, 3 at 480p, 1 changes nothing."""
     min: float = 0.0
+    """Lowest sigma; the high-noise expert of Wan2.2 A14B trains from .9 (I2V) or .875 (T2V) on, the other below."""
     max: float = 1.0
-    """Range of sigma; one expert of Wan2.2 A14B trains on its own part (high noise from .9 for I2V, .875 for T2V)."""
+    """Highest sigma."""
     stratified: bool = True
     """Each sample of a batch draws from its own slice of the distribution, so that the loss varies less."""
 
@@ -126,7 +138,9 @@ class StageConfig:
     """One stage of the paper's curriculum (sec. 4.4)."""
 
     name: str
+    """Shown in the log and the status."""
     steps: int
+    """Optimizer steps."""
     train: Literal["all", "audio", "lora"] = "all"
     """`all`: what the method trains (LoRA and audio branch, or everything). `audio`: the audio branch alone. `lora`:
     the adapters alone, which on a 14B base spares the optimizer 0.7 B weights of the audio branch."""
@@ -140,8 +154,9 @@ class StageConfig:
     viewpoint_share: float = 0.5
     """`one_type`: share of the batches with viewpoint anchors."""
     max_viewpoints: int = 3
+    """A batch has evenly 1 to so many viewpoint labels."""
     max_expressions: int = 4
-    """Subset sizes are drawn evenly from 1 to these."""
+    """The same of expressions."""
     inside_ratio: float = 0.5
     """Superset anchoring: share of the anchors taken from inside the clip, the rest from the whole source video."""
     prefix_probability: float = 0.5
@@ -149,7 +164,9 @@ class StageConfig:
     start_probability: float = 1.0
     """Share of the other samples whose first frame is given; must be 1 for image-to-video bases."""
     text_dropout: float = 0.1
+    """Share of the samples without their caption, for CFG."""
     audio_dropout: float = 0.1
+    """Share of the samples without their speech, for CFG; drawn apart from the text's."""
     lr: float | None = None
     """Learning rate of this stage; null takes the optimizer's."""
 
@@ -172,11 +189,13 @@ class DataConfig:
     """What the samples are drawn from."""
 
     cache: str
-    """Folder of a dataset cache."""
+    """Folder of a dataset cache (`python -m gloria_core.data.build`)."""
     frames: tuple[int, ...] = (81,)
     """Window lengths in pixel frames (4n + 1); a clip takes the longest that fits it."""
     viewpoint_shares: dict[str, float] = field(default_factory=lambda: dict(PAPER_VIEWPOINT_SHARES))
+    """How often each viewpoint is drawn, among those a source has (supplement table 1)."""
     expression_shares: dict[str, float] = field(default_factory=lambda: dict(PAPER_EXPRESSION_SHARES))
+    """The same of expressions (supplement table 2)."""
     max_bad_entries: int = 10
     """Damaged or missing cache entries that are skipped, each named in the log, before the run stops."""
 
@@ -205,14 +224,19 @@ class ValidationConfig:
     clips_every: int = 0
     """Steps between sampled clips; 0 turns them off."""
     num_clips: int = 1
+    """Held-out clips that are sampled again each time; without any, clips that are trained on."""
     rollout_latents: int = 0
     """Length of the long roll-out in latent frames; 0 turns it off."""
     steps: int = 30
+    """Denoising steps of a clip."""
     cfg: float = 3.5
+    """Guidance of a clip, on text and speech together."""
     shift: float = 5.0
+    """Shift of a clip's noise levels."""
     seed: int = 0
+    """The same for every clip of the run, so that clips differ by the training alone."""
     vae: str | None = None
-    """Folder of a diffusers AutoencoderKLWan, to write clips as video; without one their latents are saved."""
+    """Folder of a diffusers AutoencoderKLWan, to write clips as video; null saves their latents only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +244,9 @@ class CheckpointConfig:
     """What is kept to go on from."""
 
     every: int = 250
+    """Steps between checkpoints; the end of a stage and a stop save too."""
     keep_last: int = 2
+    """The newest ones that are kept, at least 2."""
     keep_every: int = 0
     """Checkpoints at multiples of this many steps are never deleted; 0: none."""
 
@@ -235,6 +261,7 @@ class TrainConfig:
     """A whole run. Relative paths are read from the folder of the YAML file."""
 
     schema: int = SCHEMA
+    """Version of this file format."""
     name: str
     """Plain name, part of the result's file names."""
     base: str
@@ -245,6 +272,7 @@ class TrainConfig:
     """Folder of the run: metrics, checkpoints, samples, results."""
     data: DataConfig
     method: Literal["lora", "full"] = "lora"
+    """`lora`: adapters on a frozen base, the audio branch in full beside them. `full`: all weights."""
     audio_branch: bool = True
     """Whether fresh Gloria weights get an audio branch, and whether a branch is trained in full beside a LoRA."""
     anchor_attention: Literal["joint", "one_way"] = "joint"
@@ -255,6 +283,7 @@ class TrainConfig:
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     stages: tuple[StageConfig, ...]
+    """One after the other; optimizer and averages go on."""
     batch_size: int = 1
     """Samples per optimizer step, over all processes."""
     micro_batch_size: int = 1
@@ -264,7 +293,9 @@ class TrainConfig:
     max_bad_steps: int = 5
     """Steps in a row with NaN or infinite loss or gradient that are skipped before the run stops."""
     seed: int = 0
+    """Decides every draw: equal seeds, settings and data give equal runs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is a GPU."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
 
