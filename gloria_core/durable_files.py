@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -71,13 +72,19 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         publish_file(partial, path)
     except SafetensorError as error:
         _discard(partial)
-        raise JournalError(f"Cannot write {path}: {error}. {num_bytes} bytes are needed; check the disk.") from error
+        raise storage_error(_os_error(error), path, num_bytes) from error
     except OSError as error:
         _discard(partial)
         raise storage_error(error, path, num_bytes) from error
     except BaseException:
         _discard(partial)
         raise
+
+
+def _os_error(error: SafetensorError) -> OSError:
+    """What the library tells of a failure of the system, as Python's own error."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), str(error)) if number else OSError(str(error))
 
 
 def _sort_metadata(path: Path) -> None:

@@ -8,7 +8,7 @@ from ..gloria_core.data.buckets import SIZES
 from ..gloria_core.data.build import find_manifest, report
 from ..gloria_core.data.precompute import CacheSettings, build_cache
 from ..gloria_core.data.scan_folder import DEFAULT_CLIP_FRAMES, MIN_CLIP_FRAMES, ScanOptions
-from .bridge.dataset import cache_path, comfy_encoders, footage_folders, footage_path, footage_state
+from .bridge.dataset import cache_path, comfy_encoders, dataset_state, footage_folders, footage_path
 from .bridge.progress import NodeProgress, show_text
 from .types import GloriaDataset
 
@@ -40,8 +40,8 @@ class GloriaBuildDataset(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_others: Any) -> str:
-        return footage_state(folder)
+    def fingerprint_inputs(cls, folder: str, size: str, width: int = 832, height: int = 480, **_others: Any) -> str:
+        return dataset_state(folder, _size(size, width, height))
 
     @classmethod
     def execute(
@@ -60,7 +60,7 @@ class GloriaBuildDataset(io.ComfyNode):
         footage = footage_path(folder)
         show_text("looking at the videos", cls.hidden.unique_id)
         manifest = find_manifest(footage, ScanOptions(clip_frames=clip_frames))
-        size = f"{width}x{height}" if size == CUSTOM_SIZE else size
+        size = _size(size, width, height)
         cache = cache_path(folder, size)
         progress = NodeProgress(cls.hidden.unique_id, "entries")
         index = build_cache(
@@ -72,7 +72,12 @@ class GloriaBuildDataset(io.ComfyNode):
             lambda done, total, _what: progress(done, max(total, 1)),
         )
         text = report(index)
+        show_text(text, cls.hidden.unique_id)
         return io.NodeOutput(cache, text, ui=ui.PreviewText(text))
+
+
+def _size(size: str, width: int, height: int) -> str:
+    return f"{width}x{height}" if size == CUSTOM_SIZE else size
 
 
 def _inputs() -> list[io.Input]:

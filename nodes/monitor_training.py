@@ -1,14 +1,17 @@
 """A training run, alive or ended -> its loss curve, validation clips and status; and a way to ask it for something."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
 
 from ..gloria_core.training.loss_chart import draw_loss_chart
 from ..gloria_core.training.run_folder import is_running, read_metrics, read_status, read_validation, request
-from .bridge.training_runs import named_run, publish_results, run_names, status_line
+from .bridge.progress import show_text
+from .bridge.training_runs import named_run, publish_results, run_names
 from .bridge.training_samples import decode_new_samples, image_tensor, sample_videos, video_strip
+from .bridge.training_view import run_picture, status_text
 
 NEWEST = "newest"
 WATCH = "watch"
@@ -51,6 +54,7 @@ class GloriaMonitorTraining(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output(display_name="loss_map", tooltip="For the stock Plot Loss Graph."),
                 io.String.Output(display_name="status", tooltip="State, step, speed, time left and memory."),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
             not_idempotent=True,
         )
@@ -64,23 +68,36 @@ class GloriaMonitorTraining(io.ComfyNode):
         names = run_names()
         folder = named_run(names[0] if run == NEWEST and names else run)
         status = read_status(folder) or {}
-        alive = is_running(folder)
-        asked = _ACTIONS[action]
-        if asked is not None and alive:
-            request(folder, asked)
-        published = publish_results(status.get("results", {}))
+        news = _ask(folder, action)
         if vae is not None:
             decode_new_samples(folder, vae)
+        published = publish_results(status.get("results", {}))
+        lines = [folder.name, news, status_text(status), *_after_the_end(folder, status)]
+        text = "\n".join(line for line in [*lines, *(f"{role}: {name}" for role, name in published.items())] if line)
+        show_text(text, cls.hidden.unique_id)
         metrics, validation = read_metrics(folder)[0], read_validation(folder)[0]
         curve = draw_loss_chart(metrics, validation)
         videos = sample_videos(folder)
-        clips = video_strip(videos[-1]) if videos else curve
-        lines = [f"{folder.name}: {status_line(status)}", *(f"{role}: {name}" for role, name in published.items())]
-        if not alive and status.get("state") not in ("finished", "stopped", "failed"):
-            lines.append("Its process is gone. Queue Gloria Train again: it goes on from the last checkpoint.")
-        if status.get("state") == "failed":
-            lines.append(str(status.get("error")))
-        text = "\n".join(lines)
+        clip = video_strip(videos[-1]) if videos else None
         losses = [line["loss"] for line in metrics if line.get("loss") is not None]
-        image = image_tensor(curve)
-        return io.NodeOutput(image, image_tensor(clips), {"loss": losses}, text, ui=ui.PreviewImage(image, cls=cls))
+        shown = ui.PreviewImage(image_tensor(run_picture(metrics, validation, clip)), cls=cls)
+        return io.NodeOutput(image_tensor(curve), image_tensor(clip or curve), {"loss": losses}, text, ui=shown)
+
+
+def _ask(folder: Path, action: str) -> str:
+    """Hand an action over to the run; what became of it."""
+    asked = _ACTIONS[action]
+    if asked is None:
+        return ""
+    if not is_running(folder):
+        return f"it is not running, so there is nothing to do for '{action}'"
+    request(folder, asked)
+    return f"asked for '{action}': done after the present step"
+
+
+def _after_the_end(folder: Path, status: dict[str, Any]) -> list[str]:
+    if status.get("state") == "failed":
+        return [str(status.get("error"))]
+    if status.get("state") not in ("finished", "stopped") and not is_running(folder):
+        return ["its process is gone; queue Gloria Train again: it goes on from the last checkpoint"]
+    return []

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import comfy.utils
 import yaml
 from comfy import model_management
 from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 from safetensors.torch import load_file
 
 from ..gloria_core.data.cache_index import read_index
@@ -17,16 +17,14 @@ from ..gloria_core.training.presets import merge_settings, preset_names, share_o
 from ..gloria_core.training.presets import preset as read_preset
 from ..gloria_core.training.run_folder import read_metrics
 from .bridge.model import WEIGHTS_FOLDER, list_models, model_path
-from .bridge.progress import show_text
-from .bridge.training_process import TrainingProcess
-from .bridge.training_runs import living_runs, publish_results, run_path, status_line
-from .bridge.training_samples import decode_new_samples, video_strip
+from .bridge.training_process import DETACHED, TrainingProcess
+from .bridge.training_runs import how_it_begins, living_runs, publish_results, run_path, training_device
+from .bridge.training_view import LiveView
 from .load_model import NO_WEIGHTS
 from .types import GloriaDataset
 
-WAIT, DETACHED = "wait", "detached"
+WAIT = "wait"
 DEFAULT_PRESET = "lora_24gb"
-_PREVIEW_SIDE = 1024
 
 
 class GloriaTrainModel(io.ComfyNode):
@@ -78,51 +76,30 @@ class GloriaTrainModel(io.ComfyNode):
     ) -> io.NodeOutput:
         config = _config(dataset, base, gloria_weights, run_name, preset, steps, learning_rate, rank, seed, settings)
         folder = Path(config.output)
-        node_id = cls.hidden.unique_id
         others = living_runs(besides=folder)
         if others:
             raise ConfigError(
                 f"Another training uses this machine: {', '.join(others)}. Stop it with Gloria Train Monitor, or wait."
             )
+        opening = how_it_begins(folder, config, read_index(dataset))
+        view = LiveView(folder, config.total_steps, opening, cls.hidden.unique_id, vae)
         process = TrainingProcess(folder)
-        is_new = process.start(config)
-        show_text(f"{'started' if is_new else 'found running'}: {folder.name}", node_id)
+        process.start(config)
         if mode == DETACHED:
             process.wait_until_started()
-            text = f"{folder.name} is training on its own; follow it with Gloria Train Monitor"
-            return io.NodeOutput({}, {"loss": []}, 0, text, ui=ui.PreviewText(text))
-        status, is_cancelled = process.follow(_Follower(config, node_id, vae))
+            text = view.say(f"{folder.name} is training on its own; follow it with Gloria Train Monitor")
+            # There is nothing yet for the nodes that want results: ComfyUI leaves them out.
+            nothing = ExecutionBlocker(None)
+            return io.NodeOutput(nothing, nothing, nothing, text, ui=ui.PreviewText(text))
+        status, is_cancelled = process.follow(view)
         names = publish_results(status.get("results", {}))
-        if vae is not None and not is_cancelled:
-            decode_new_samples(folder, vae)
         if is_cancelled:
-            show_text(f"{status_line(status)}; queue again to go on", node_id)
+            is_saved = status.get("state") in ("stopped", "finished")
+            view.say(f"{'saved' if is_saved else 'ended at once'}; queue again to go on", status)
             model_management.interrupt_current_processing(True)
             model_management.throw_exception_if_processing_interrupted()
-        return _output(folder, status, names)
-
-
-class _Follower:
-    """Shows a run in the page: bar, a line of text, and the newest validation clip."""
-
-    def __init__(self, config: TrainConfig, node_id: str | None, vae: Any | None) -> None:
-        self._folder = Path(config.output)
-        self._node_id = node_id
-        self._vae = vae
-        self._bar = comfy.utils.ProgressBar(config.total_steps)
-        self._shown = ""
-
-    def __call__(self, status: dict[str, Any]) -> None:
-        line = status_line(status)
-        if line == self._shown:
-            return
-        self._shown = line
-        show_text(line, self._node_id)
-        preview = None
-        if self._vae is not None and status.get("state") == "training":
-            videos = decode_new_samples(self._folder, self._vae)
-            preview = ("JPEG", video_strip(videos[-1]), _PREVIEW_SIDE) if videos else None
-        self._bar.update_absolute(status.get("step", 0), preview=preview)
+        files = "\n".join(f"{role}: {name}" for role, name in names.items())
+        return _output(folder, status, files, view.finish(status, files))
 
 
 def _config(
@@ -140,8 +117,14 @@ def _config(
     values = merge_settings(values, _own_settings(text))
     gloria = None if gloria_weights == NO_WEIGHTS else str(model_path(WEIGHTS_FOLDER, gloria_weights))
     # What the node's sockets and combos say cannot be overruled by text: it stays inside ComfyUI's folders.
-    fixed = {"name": run_name, "base": str(model_path("diffusion_models", base)), "gloria": gloria, "seed": seed}
-    values = merge_settings(values, {**fixed, "data": {"cache": str(dataset)}, "output": "", "device": _device()})
+    fixed: dict[str, Any] = {
+        "name": run_name,
+        "base": str(model_path("diffusion_models", base)),
+        "gloria": gloria,
+        "seed": seed,
+    }
+    fixed |= {"data": {"cache": str(dataset)}, "output": "", "device": training_device()}
+    values = merge_settings(values, fixed)
     if values.get("validation", {}).get("vae"):
         raise ConfigError("settings: validation.vae is a path and not for the node; connect a VAE instead.")
     index = read_index(dataset)
@@ -165,18 +148,11 @@ def _own_settings(text: str) -> dict[str, Any]:
     return values
 
 
-def _device() -> str:
-    return "cuda" if model_management.get_torch_device().type == "cuda" else "cpu"
-
-
-def _output(folder: Path, status: dict[str, Any], names: dict[str, str]) -> io.NodeOutput:
+def _output(folder: Path, status: dict[str, Any], files: str, text: str) -> io.NodeOutput:
     losses = [line["loss"] for line in read_metrics(folder)[0] if line.get("loss") is not None]
     lora = status.get("results", {}).get("lora")
     tensors = load_file(lora) if lora else {}
-    files = "\n".join(f"{role}: {name}" for role, name in names.items())
-    return io.NodeOutput(
-        tensors, {"loss": losses}, status.get("step", 0), files, ui=ui.PreviewText(f"{status_line(status)}\n{files}")
-    )
+    return io.NodeOutput(tensors, {"loss": losses}, status.get("step", 0), files, ui=ui.PreviewText(text))
 
 
 def _inputs() -> list[io.Input]:

@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .progress import SMOOTHING
+from .progress import Smoothed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 480, 64, 32, 24
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 960, 480, 84, 40, 36, 16
+_FONT_SIZE = 22  # still readable where the picture is shown at half its size
 _BACKGROUND, _GRID, _TEXT = (24, 26, 30), (52, 56, 64), (200, 205, 212)
-_RAW, _SMOOTH, _HELD_OUT = (70, 92, 120), (96, 175, 255), (255, 170, 64)
+_RAW, _SMOOTH, _HELD_OUT = (84, 110, 145), (96, 175, 255), (255, 170, 64)
 _NUM_GRID_LINES = 4
 
 Point = tuple[int, float]
@@ -23,10 +24,11 @@ def draw_loss_chart(metrics: Sequence[Mapping[str, Any]], validation: Sequence[M
         metrics: lines of metrics.jsonl.
         validation: lines of validation.jsonl.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (_WIDTH, _HEIGHT), _BACKGROUND)
     draw = ImageDraw.Draw(image)
+    draw.font = ImageFont.load_default(_FONT_SIZE)
     raw = [(line["step"], line["loss"]) for line in metrics if line.get("loss") is not None]
     held_out = [(line["step"], line["loss"]) for line in validation if line.get("loss") is not None]
     if not raw:
@@ -40,14 +42,14 @@ def draw_loss_chart(metrics: Sequence[Mapping[str, Any]], validation: Sequence[M
 
     def place(point: Point) -> tuple[float, float]:
         step, loss = point
-        x = _LEFT + (_WIDTH - _LEFT - 12) * step / max(last, 1)
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / max(last, 1)
         return x, _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - min(loss / top, 1))
 
     for idx in range(_NUM_GRID_LINES + 1):
         value = top * idx / _NUM_GRID_LINES
         y = place((0, value))[1]
-        draw.line([(_LEFT, y), (_WIDTH - 12, y)], fill=_GRID)
-        draw.text((8, y - 6), f"{value:.4g}", fill=_TEXT)
+        draw.line([(_LEFT, y), (_WIDTH - _RIGHT, y)], fill=_GRID)
+        draw.text((_LEFT - 8, y), f"{value:.3g}", fill=_TEXT, anchor="rm")
     _draw_stages(draw, metrics, place)
     for points, color, width in ((raw, _RAW, 1), (smooth, _SMOOTH, 2), (held_out, _HELD_OUT, 2)):
         if len(points) > 1:
@@ -55,17 +57,23 @@ def draw_loss_chart(metrics: Sequence[Mapping[str, Any]], validation: Sequence[M
         for point in points if len(points) == 1 or color == _HELD_OUT else ():
             x, y = place(point)
             draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=color)
-    draw.text((_LEFT, _HEIGHT - 22), f"step {last}", fill=_TEXT)
-    for idx, (text, color) in enumerate((("loss", _RAW), ("smoothed", _SMOOTH), ("held-out", _HELD_OUT))):
-        draw.text((_WIDTH - 260 + 84 * idx, _HEIGHT - 22), text, fill=color)
+    right = _WIDTH - _RIGHT
+    for text, color in ((f"step {last}", _TEXT), *_legend(bool(held_out))):
+        draw.text((right, _HEIGHT - 8), text, fill=color, anchor="rs")
+        right -= draw.textlength(text) + 24
     return image
 
 
+def _legend(has_held_out: bool) -> list[tuple[str, tuple[int, int, int]]]:
+    held_out = [("held-out loss", _HELD_OUT)] if has_held_out else []
+    return [*held_out, ("smoothed", _SMOOTH), ("loss", _RAW)]
+
+
 def _smoothed(points: Iterable[Point]) -> Iterable[Point]:
-    mean: float | None = None
+    smoothed = Smoothed()
     for step, loss in points:
-        mean = loss if mean is None else SMOOTHING * mean + (1 - SMOOTHING) * loss
-        yield step, mean
+        smoothed.add(loss)
+        yield step, smoothed.value or 0.0
 
 
 def _draw_stages(draw: Any, metrics: Sequence[Mapping[str, Any]], place: Any) -> None:
@@ -75,4 +83,4 @@ def _draw_stages(draw: Any, metrics: Sequence[Mapping[str, Any]], place: Any) ->
             before = line["stage"]
             x = place((line["step"] - 1, 0.0))[0]
             draw.line([(x, _TOP), (x, _HEIGHT - _BOTTOM)], fill=_GRID)
-            draw.text((x + 4, 6), str(before), fill=_TEXT)
+            draw.text((x + 4, _TOP - 10), str(before), fill=_TEXT, anchor="ls")

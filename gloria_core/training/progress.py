@@ -24,6 +24,23 @@ SMOOTHING = 0.98
 _SPEED_STEPS = 50
 
 
+class Smoothed:
+    """Mean of all losses so far, recent ones weighing most; from the first one on without a bias towards it."""
+
+    def __init__(self) -> None:
+        self._sum = self._weight = 0.0
+
+    def add(self, loss: float) -> None:
+        """Take one loss in."""
+        self._sum = SMOOTHING * self._sum + loss
+        self._weight = SMOOTHING * self._weight + 1
+
+    @property
+    def value(self) -> float | None:
+        """None before the first loss."""
+        return self._sum / self._weight if self._weight else None
+
+
 class Progress:
     """Writes the files that the page and the monitor read, and the log; silent in all processes but the first."""
 
@@ -33,7 +50,7 @@ class Progress:
         self._device = workers.device
         self._folder = folder
         self._seconds: deque[float] = deque(maxlen=_SPEED_STEPS)
-        self._smooth: float | None = None
+        self._smooth = Smoothed()
         self._elapsed_before = 0.0
         self._started = time.monotonic()
         self._last_write = 0.0
@@ -53,7 +70,7 @@ class Progress:
     def restore(self, elapsed_seconds: float, losses: list[float]) -> None:
         """Go on from a snapshot."""
         self._elapsed_before = elapsed_seconds
-        self._smooth = None
+        self._smooth = Smoothed()
         for loss in losses:
             self._smooth_in(loss)
         self._status |= {"step": len(losses)}
@@ -64,6 +81,11 @@ class Progress:
         if self._folder is not None and message:
             logger.info("%s", message)
         self._write_status()
+
+    def warn(self, message: str) -> None:
+        """Something that does not end the run and that people should know; the status keeps the last one."""
+        logger.warning("%s", message)
+        self._status["warning"] = message
 
     def after_step(self, metrics: dict[str, Any], bins: LossBins) -> None:
         """One line of metrics and, twice a second, the status."""
@@ -76,7 +98,7 @@ class Progress:
             "stage": metrics["stage"],
             "step": metrics["step"],
             "loss": _finite(metrics["loss"]),
-            "smooth_loss": self._smooth,
+            "smooth_loss": self._smooth.value,
             "lr": metrics["lr"],
             "seconds_per_step": seconds,
             "eta_seconds": seconds * (self._total - metrics["step"]),
@@ -106,7 +128,7 @@ class Progress:
 
     def _log_step(self) -> None:
         status = self._status
-        loss = "no finite loss yet" if self._smooth is None else f"loss {self._smooth:.4f}"
+        loss = "no finite loss yet" if status["smooth_loss"] is None else f"loss {status['smooth_loss']:.4f}"
         logger.info(
             "step %d of %d, %s, %s, %.2f s/step, %s left", status["step"], self._total, status["stage"], loss,
             status["seconds_per_step"], timedelta(seconds=round(status["eta_seconds"])),
@@ -114,7 +136,7 @@ class Progress:
 
     def _smooth_in(self, loss: float) -> None:
         if math.isfinite(loss):
-            self._smooth = loss if self._smooth is None else SMOOTHING * self._smooth + (1 - SMOOTHING) * loss
+            self._smooth.add(loss)
 
     def _write_status(self) -> None:
         if self._folder is not None:

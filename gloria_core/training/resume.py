@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # They change where, how fast and how closely watched a run is, not what it computes.
 _FREE_FIELDS = {"output", "name", "device", "memory", "validation", "checkpoints", "max_bad_steps"}
+# Known by a digest, which tells people nothing.
+_DIGESTS = {"base", "gloria", "data.dataset"}
 _SAMPLED_BLOCKS, _BLOCK_BYTES = 256, 4096
 
 
@@ -77,13 +79,27 @@ def check_same_run(
             "another name, or more steps."
         )
     began = config.stage_at(max(0, step - 1))[0] + 1
-    changes = list(_differences("", {**old, "stages": _past(old["stages"], began)},
-                                {**new, "stages": _past(new["stages"], began)}))  # fmt: skip
+    changes = list(
+        differences({**old, "stages": _past(old["stages"], began)}, {**new, "stages": _past(new["stages"], began)})
+    )
     if changes:
         raise TrainingError(
             f"{folder} holds step {step} of another run: " + "; ".join(changes) + ". Give this run another name, or "
             "set the values back."
         )
+
+
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """What two descriptions of a run do not share, one text for each value."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for idx, (left, right) in enumerate(zip(old, new, strict=True)):
+            yield from differences(left, right, f"{name}[{idx}]")
+    elif old != new:
+        is_digest = name in _DIGESTS and None not in (old, new)
+        yield f"{name} has another content" if is_digest else f"{name} was {_shown(old)}, now {_shown(new)}"
 
 
 def file_digest(path: Path) -> str:
@@ -106,17 +122,6 @@ def _past(stages: list[dict[str, Any]], began: int) -> list[dict[str, Any]]:
     if past:
         past[-1].pop("steps")
     return past
-
-
-def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(f"{name}.{key}".lstrip("."), old.get(key), new.get(key))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for idx, (left, right) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(f"{name}[{idx}]", left, right)
-    elif old != new:
-        yield f"{name} was {_shown(old)}, now {_shown(new)}"
 
 
 def _shown(value: Any) -> str:

@@ -106,6 +106,15 @@ def find_latest(folder: Path) -> Snapshot | None:
     return None
 
 
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """The state of the newest finished checkpoint, its tensors unread: to tell people about, not to go on from."""
+    for path in sorted(_folders(folder), reverse=True):
+        state = read_json(path / _STATE) if (path / _COMPLETE).exists() else None
+        if state is not None:
+            return state
+    return None
+
+
 def prune(folder: Path, keep_last: int, keep_every: int) -> None:
     """Delete checkpoints beyond the newest `keep_last` (at least 2) but multiples of `keep_every` (0: none)."""
     complete = [path for path in sorted(_folders(folder)) if (path / _COMPLETE).exists()]

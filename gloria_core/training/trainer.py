@@ -5,7 +5,6 @@ resumed run computes the same bits as an unbroken one.
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,8 +27,6 @@ from .optimizer import build_optimizer
 from .progress import Progress
 from .sharding import own_part, split_like
 from .trainable import trainable_parameters
-
-logger = logging.getLogger(__name__)
 
 # Draws, and whether they have speech -> batches on the CPU; raises DatasetError for a damaged entry.
 LoadBatches = Callable[[Sequence[SampleDraw], bool], list[Batch]]
@@ -56,6 +53,7 @@ class Trainer:
         self.bad_steps = 0
         """Skipped steps in a row."""
         self.bad_entries = 0
+        self._bad_entry = "in another process."
         self._plan = plan
         self._load_batches = load_batches
         self._dtype = DTYPES[config.precision.compute]
@@ -182,8 +180,7 @@ class Trainer:
         if self.workers.max(self.bad_entries) > self.config.data.max_bad_entries:
             raise TrainingError(
                 f"{self.bad_entries} samples could not be read (data.max_bad_entries allows "
-                f"{self.config.data.max_bad_entries}); the log names their files. Build the dataset again: only "
-                "what is damaged is computed anew."
+                f"{self.config.data.max_bad_entries}); the log names them all. The last: {self._bad_entry}"
             )
         return batches
 
@@ -192,7 +189,8 @@ class Trainer:
             return self._load_batches([draw], audio)
         except DatasetError as error:
             self.bad_entries += 1
-            logger.warning("step %d leaves out a sample: %s", self.step + 1, error)
+            self._bad_entry = str(error)
+            self.progress.warn(f"step {self.step + 1} leaves out a sample ({self.bad_entries} so far): {error}")
             return []
 
     def _backward(self, batches: list[Batch]) -> tuple[list[tuple[SampleDraw, float]], Tensor]:
@@ -256,7 +254,7 @@ class Trainer:
 
     def _count_bad_step(self) -> None:
         self.bad_steps += 1
-        logger.warning("step %d is skipped: its loss or gradient is not finite", self.step)
+        self.progress.warn(f"step {self.step} is skipped: its loss or gradient is not finite")
         if self.bad_steps >= self.config.max_bad_steps:
             raise TrainingError(
                 f"{self.bad_steps} steps in a row had a loss or gradient that is NaN or infinite, the last is step "

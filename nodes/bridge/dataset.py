@@ -11,6 +11,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...gloria_core.data.cache import ENTRIES
 from ...gloria_core.data.manifest import MANIFEST_NAME
 from ...gloria_core.data.precompute import Encoders
 from ...gloria_core.data.scan_folder import VIDEO_SUFFIXES
@@ -51,14 +52,15 @@ def footage_path(name: str) -> Path:
     return Path(folder_paths.get_input_directory()) / name
 
 
-def footage_state(name: str) -> str:
-    """Changes whenever a file of the folder does, so that the node runs again."""
+def dataset_state(name: str, size: str) -> str:
+    """Changes whenever a file of the footage or an entry of its cache does, so that the node runs again."""
     try:
-        folder = footage_path(name)
+        footage = footage_path(name)
     except DatasetError:
         return ""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return repr([(str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size) for path in files])
+    folders = (footage, cache_path(name, size) / ENTRIES)
+    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    return repr([(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files])
 
 
 def cache_path(name: str, size: str) -> Path:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import comfy.utils
 from comfy import model_management
@@ -16,13 +17,16 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def comfy_server() -> Any | None:
+    """ComfyUI's server, which is imported before any node; None in scripts that run nodes without one."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
 def show_text(text: str, node_id: str | None) -> None:
     """A line under the node in the page."""
-    # ComfyUI imports its server before any node; scripts that run nodes without one have nobody to show text to.
-    server = getattr(sys.modules.get("server"), "PromptServer", None)
-    instance = getattr(server, "instance", None)
-    if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)
+    server = comfy_server()
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id)
 
 
 class NodeProgress:

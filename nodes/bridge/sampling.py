@@ -22,6 +22,7 @@ from ...gloria_core.sampling.plan import Chunk
 from ...gloria_core.shapes import SPATIAL_STRIDE_BY_CHANNELS, latent_frames_for, pixel_frames_for
 from .conditioning import Conditioning, check_model_reads, chunk_inputs, input_channels
 from .progress import format_seconds, show_text
+from .training_notice import training_beside_us
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,8 @@ class FilmProgress:
     def start_chunk(self, chunk: Chunk) -> StepCallback:
         """The sampler's callback for one chunk."""
         calls = 0
+        run = training_beside_us()
+        beside = f"\nslower: {run} trains on the same device; stop it with Gloria Train Monitor" if run else ""
 
         def on_step(_step: int, x0: Tensor, _x: Tensor, _total_steps: int) -> None:
             nonlocal calls
@@ -190,9 +193,8 @@ class FilmProgress:
             preview = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
             self._bar.update_absolute(self._done + calls, preview=preview)
             left = self._remaining_chunks * self._steps - calls
-            self.say(
-                f"chunk {chunk.index + 1}/{self._num_chunks}, step {calls}/{self._steps}, ETA {self._time_for(left)}"
-            )
+            step = f"chunk {chunk.index + 1}/{self._num_chunks}, step {calls}/{self._steps}"
+            self.say(f"{step}, ETA {self._time_for(left)}{beside}")
 
         return on_step
 

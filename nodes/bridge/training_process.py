@@ -20,13 +20,15 @@ from ...gloria_core.training.config import TrainConfig
 from ...gloria_core.training.config_file import write_config
 from ...gloria_core.training.run_folder import CONFIG, LOG, is_running, read_status, request
 
+DETACHED = "detached"  # mode of a run that no node waits for
 PACK_ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.3
 _LOG_LINES = 15
 _START_SECONDS = 120
+_SIGKILL = 9
 
-# Called with the status while the run lives.
-OnStatus = Callable[[dict[str, Any]], None]
+# Called with the status while the run lives, and whether it was asked to stop; may raise what Cancel raises.
+OnStatus = Callable[[dict[str, Any], bool], None]
 
 
 class TrainingProcess:
@@ -75,13 +77,16 @@ class TrainingProcess:
         """
         is_cancelled = False
         while self._is_alive():
-            on_status(self._status())
-            if model_management.processing_interrupted():
-                model_management.interrupt_current_processing(False)
+            try:
+                on_status(self._status(), is_cancelled)
+                model_management.throw_exception_if_processing_interrupted()
+            except model_management.InterruptProcessingException:
                 if is_cancelled:
                     self._kill()
                     break
                 is_cancelled = True
+            if is_cancelled:
+                # Each time anew: a trainer that has only just started drops what was asked before it.
                 request(self.folder, "stop")
             time.sleep(_POLL_SECONDS)
         status = self._status()
@@ -108,9 +113,10 @@ class TrainingProcess:
             return
         if os.name == "nt":
             os.kill(pid, signal.SIGTERM)
+        elif os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)  # what it started ends with it
         else:
-            # The trainer leads its own process group.
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)  # started from a command line
         if self._process is not None:
             self._process.wait()
 
@@ -119,7 +125,11 @@ class TrainingProcess:
         if status.get("state") == "failed" and status.get("error"):
             raise TrainingError(f"Training failed: {status['error']}")
         code = None if self._process is None else self._process.poll()
-        raise TrainingError(f"The trainer ended unexpectedly (exit code {code}).{self._log_tail()}")
+        cause = " Something killed it; usually the machine ran out of memory." if code == -_SIGKILL else ""
+        raise TrainingError(
+            f"The trainer ended unexpectedly (exit code {code}).{cause} Queue again to go on from its last checkpoint."
+            f"{self._log_tail()}"
+        )
 
     def _log_tail(self) -> str:
         try:

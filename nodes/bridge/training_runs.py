@@ -1,4 +1,4 @@
-"""Run folders inside ComfyUI's output folder: their names, what is in them, and where their results are published."""
+"""Run folders inside ComfyUI's output folder: their names, how they begin, and where their results are published."""
 
 import hashlib
 import json
@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+import yaml
+from comfy import model_management
 
 from ...gloria_core.data.cache_index import CacheIndex
 from ...gloria_core.durable_files import file_sha256, publish_file
 from ...gloria_core.errors import TrainingError
 from ...gloria_core.training.config import TrainConfig
-from ...gloria_core.training.resume import describe_run
-from ...gloria_core.training.run_folder import STATUS, is_running, read_status
+from ...gloria_core.training.resume import describe_run, differences
+from ...gloria_core.training.run_folder import CONFIG, STATUS, is_running, read_status
+from ...gloria_core.training.snapshot import newest_state
+from ...gloria_core.training.stages import resolve_stages
 from .paths import contained
-from .progress import format_seconds
 
 RUNS_FOLDER = "gloria/training"
 _MODEL_FOLDERS = {"lora": "loras", "gloria": "gloria", "merged": "diffusion_models"}
 _PUBLISHED_IN = "gloria"
 _ENDED = ("finished", "stopped", "failed")
+_DIGEST_CHARS = 8
 
 
 def runs_root() -> Path:
@@ -31,11 +35,37 @@ def runs_root() -> Path:
 
 def run_path(config: TrainConfig, index: CacheIndex) -> Path:
     """The folder of a run: equal settings, files and data come back to it; the number of steps may change."""
-    description = describe_run(config, index, 1)
-    for stage in description["stages"]:
-        del stage["steps"]
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:8]
+    description = _without_steps(describe_run(config, index, 1))
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARS]
     return runs_root() / f"{config.name}-{digest}"
+
+
+def how_it_begins(folder: Path, config: TrainConfig, index: CacheIndex) -> str:
+    """A line about where a run starts from: its own checkpoint, or anew and what changed since the last one."""
+    if is_running(folder):
+        total = (read_status(folder) or {}).get("total_steps")
+        more = f"; it ends at step {total}, queue again then to go on" if total and total < config.total_steps else ""
+        return f"{folder.name} was found running{more}"
+    own = newest_state(folder)
+    if own is not None:
+        return f"{folder.name} goes on after step {own['step']}"
+    for name in run_names():
+        older = newest_state(runs_root() / name)
+        if name[: -_DIGEST_CHARS - 1] == config.name and older is not None:
+            now = describe_run(resolve_stages(config, index), index, 1)
+            changes = ", ".join(differences(_without_steps(older["run"]), _without_steps(now)))
+            return f"new run {folder.name} beside {name} (step {older['step']}), because of changes: {changes}"
+    return f"new run {folder.name}"
+
+
+def _without_steps(description: dict[str, Any]) -> dict[str, Any]:
+    stages = [{key: value for key, value in stage.items() if key != "steps"} for stage in description["stages"]]
+    return {**description, "stages": stages}
+
+
+def training_device() -> str:
+    """Where a run of this ComfyUI trains."""
+    return "cuda" if model_management.get_torch_device().type == "cuda" else "cpu"
 
 
 def run_names() -> list[str]:
@@ -52,7 +82,8 @@ def named_run(name: str) -> Path:
         TrainingError: No such run.
     """
     if name not in run_names():
-        raise TrainingError(f"There is no training run {name[:80]!r}. Known are: {', '.join(run_names()) or 'none'}.")
+        known = f"Known are: {', '.join(run_names())}." if run_names() else "Queue Gloria Train first."
+        raise TrainingError(f"There is no training run {name[:80]!r}. {known}")
     return runs_root() / name
 
 
@@ -61,6 +92,15 @@ def living_runs(besides: Path | None = None) -> list[str]:
     folders = [runs_root() / name for name in run_names()]
     waiting = [path for path in folders if path != besides and (read_status(path) or {}).get("state") not in _ENDED]
     return [path.name for path in waiting if is_running(path)]
+
+
+def uses_our_device(name: str) -> bool:
+    """Whether a run trains on the device that this ComfyUI works on."""
+    try:
+        device = yaml.safe_load((runs_root() / name / CONFIG).read_text(encoding="utf-8"))["device"]
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return True
+    return device in ("auto", training_device())
 
 
 def publish_results(results: dict[str, str]) -> dict[str, str]:
@@ -83,9 +123,11 @@ def publish_results(results: dict[str, str]) -> dict[str, str]:
 
 
 def _free_name(source: Path, folder: Path) -> Path:
-    digest = file_sha256(source)
-    target, number = folder / source.name, 1
-    while target.exists() and file_sha256(target) != digest:
+    digest, target, number = "", folder / source.name, 1
+    while target.exists() and not target.samefile(source):
+        digest = digest or str(file_sha256(source))
+        if file_sha256(target) == digest:
+            break
         number += 1
         target = folder / f"{source.stem}_{number}{source.suffix}"
     return target
@@ -98,22 +140,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         partial = target.with_name(f".{target.name}.partial")
         shutil.copyfile(source, partial)
         publish_file(partial, target)
-
-
-def status_line(status: dict[str, Any]) -> str:
-    """One line about a run, for people."""
-    step, total = status.get("step", 0), status.get("total_steps", 0)
-    parts = [str(status.get("state", "starting")), f"step {step}/{total}"]
-    if status.get("stage"):
-        parts.append(str(status["stage"]))
-    if status.get("smooth_loss") is not None:
-        parts.append(f"loss {status['smooth_loss']:.4f}")
-    if status.get("seconds_per_step"):
-        parts.append(f"{status['seconds_per_step']:.2f} s/step")
-    if status.get("state") == "training" and status.get("eta_seconds") is not None:
-        parts.append(f"{format_seconds(status['eta_seconds'])} left")
-    if status.get("memory_bytes"):
-        parts.append(f"{status['memory_bytes'] / 2**30:.1f} GiB")
-    if status.get("message"):
-        parts.append(str(status["message"]))
-    return ", ".join(parts)

@@ -44,12 +44,13 @@ def video_strip(video: Path) -> Image.Image:
     import av
 
     with av.open(str(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    picks = [frames[round(idx * (len(frames) - 1) / max(_STRIP_FRAMES - 1, 1))] for idx in range(_STRIP_FRAMES)]
-    width = max(1, round(picks[0].width * _STRIP_HEIGHT / picks[0].height))
-    strip = Image.new("RGB", (width * len(picks), _STRIP_HEIGHT))
-    for idx, picture in enumerate(picks):
-        strip.paste(picture.resize((width, _STRIP_HEIGHT)), (idx * width, 0))
+        stream = container.streams.video[0]
+        width = max(1, round(stream.width * _STRIP_HEIGHT / stream.height))
+        # Small ones are kept only: a roll-out may have thousands of frames.
+        frames = [frame.reformat(width, _STRIP_HEIGHT, "rgb24").to_image() for frame in container.decode(stream)]
+    strip = Image.new("RGB", (width * _STRIP_FRAMES, _STRIP_HEIGHT))
+    for idx in range(_STRIP_FRAMES):
+        strip.paste(frames[round(idx * (len(frames) - 1) / (_STRIP_FRAMES - 1))], (idx * width, 0))
     return strip
 
 

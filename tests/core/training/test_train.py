@@ -177,7 +177,7 @@ def test_a_changed_dataset_is_reported(tmp_path):
     cache = Path(config.data.cache)
     index = read_index(cache)
     write_index(cache, replace(index, clips=index.clips[1:]))
-    with pytest.raises(TrainingError, match=r"data\.dataset"):
+    with pytest.raises(TrainingError, match=r"data\.dataset has another content"):
         train(replace(config, stages=(replace(config.stages[0], steps=8),)))
 
 
@@ -187,7 +187,7 @@ def test_a_changed_base_file_is_reported(tmp_path):
     weights = load_file(config.base)
     weights["head.head.bias"] = weights["head.head.bias"] + 1
     save_file(weights, config.base)
-    with pytest.raises(TrainingError, match="base was"):
+    with pytest.raises(TrainingError, match="base has another content"):
         train(replace(config, stages=(replace(config.stages[0], steps=8),)))
 
 
