@@ -53,9 +53,13 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The paper says "Adam" with weight decay .1: `adam` adds decay to the gradient (L2), `adamw` to the weight."""
+    """The paper says "Adam" with weight decay .1: `adam` adds decay to the gradient (L2), `adamw` to the weight.
 
-    name: Literal["adamw", "adam", "adamw8bit"] = "adamw"
+    `muon` is for training from scratch (ours): orthogonal steps for the matrices of the blocks, of the size that AdamW's
+    would have, and AdamW for the rest.
+    """
+
+    name: Literal["adamw", "adam", "adamw8bit", "muon"] = "adamw"
     """`adamw8bit` keeps its moments in 8 bits and needs bitsandbytes."""
     lr: float = 1e-5
     """The paper's rate is for all weights; a LoRA takes about ten times as much."""
@@ -248,7 +252,7 @@ class CheckpointConfig:
     keep_last: int = 2
     """The newest ones that are kept, at least 2."""
     keep_every: int = 0
-    """Checkpoints at multiples of this many steps are never deleted; 0: none."""
+    """Checkpoints at multiples of this many steps stay for good, with results made of them; 0: none."""
 
     def __post_init__(self) -> None:
         _check(self.every >= 1, f"every is {self.every}, expected at least 1.")
@@ -314,6 +318,10 @@ class TrainConfig:
         if self.method == "full":
             _check(self.precision.base == "compute", "precision.base fp8 is for frozen weights: use method lora.")
             _check(self.memory.streamed_blocks == 0, "memory.streamed_blocks is for frozen blocks: use method lora.")
+        if self.optimizer.name == "muon":
+            _check(self.method == "full", "optimizer muon is for whole weights: set method full, or use adamw.")
+            is_precise = self.precision.compute == "float32" or self.precision.update == "fp32_master"
+            _check(is_precise, "optimizer muon needs precise weights: set precision.update fp32_master.")
         for stage in self.stages:
             is_possible = self.method == "lora" or stage.train != "lora"
             _check(is_possible, f"stage {stage.name!r} trains a LoRA, but method is full: set method lora.")

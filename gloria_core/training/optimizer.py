@@ -1,7 +1,8 @@
-"""Gradients enter, weights move: Adam or AdamW, with an answer to what bfloat16 weights do to small updates.
+"""Gradients enter, weights move: Adam, AdamW or Muon, with an answer to what bfloat16 weights do to small updates.
 
 The paper says "Adam" with weight decay .1. Adam proper (`adam`) adds decay to the gradient, where it is divided by the
 running deviation like everything else; AdamW (`adamw`) takes it off the weight. They differ greatly; both are here.
+Muon steps matrices, so it sees a convolution's weight as [out, in * taps]; first and last layers stay with AdamW.
 """
 
 import hashlib
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError, TrainingError
 from .config import OptimizerConfig, PrecisionConfig
 from .rounding import add_kahan_, round_stochastically_
+
+# The first and the last layers of a DiT and of a VAE, whose directions are not alike.
+_OUTER_LAYERS = ("patch_embedding.", "head.head.", "encoder.conv1.", "decoder.head.")
 
 
 class TrainingOptimizer:
@@ -44,8 +48,13 @@ class TrainingOptimizer:
             self._passing[name] = nn.Parameter(torch.empty(0, device=parameter.device))
             if self._update == "kahan":
                 self._lost[name] = torch.zeros_like(parameter.detach())
-        lasting = [self._masters.get(name, p) for name, p in parameters.items() if name not in self._passing]
-        self._optimizer = _torch_optimizer(lasting, config) if lasting else None
+        lasting = {name: self._masters.get(name, p) for name, p in parameters.items() if name not in self._passing}
+        self._matrices: dict[str, nn.Parameter] = {}
+        if config.name == "muon":
+            self._matrices = {name: _as_matrix(p) for name, p in lasting.items() if is_hidden_matrix(name, p)}
+        others = [parameter for name, parameter in lasting.items() if name not in self._matrices]
+        self._optimizer = _torch_optimizer(others, config) if others else None
+        self._muon = _muon(list(self._matrices.values()), config) if self._matrices else None
         # Apart, because it steps one weight at a time.
         self._passing_optimizer = _torch_optimizer(list(self._passing.values()), config) if self._passing else None
 
@@ -75,8 +84,7 @@ class TrainingOptimizer:
         Args:
             step: of the run; stochastic rounding draws from (seed, step), so that a resumed run draws the same.
         """
-        if self._optimizer is not None:
-            self._step_lasting(lr)
+        self._step_lasting(lr)
         for name in self._passing:
             if self._parameters[name].grad is not None:
                 self._step_passing(name, lr, step)
@@ -128,14 +136,23 @@ class TrainingOptimizer:
     def _stepped(self, name: str) -> tuple[Any, nn.Parameter]:
         if name in self._passing:
             return self._passing_optimizer, self._passing[name]
+        if name in self._matrices:
+            return self._muon, self._matrices[name]
         return self._optimizer, self._masters.get(name, self._parameters[name])
 
     def _step_lasting(self, lr: float) -> None:
         moved = [name for name in self._masters if self._parameters[name].grad is not None]
         for name in moved:
             self._masters[name].grad = self._parameters[name].grad.float()
-        _set_lr(self._optimizer, lr)
-        self._optimizer.step()
+        for name, matrix in self._matrices.items():
+            gradient = self._parameters[name].grad
+            matrix.grad = None if gradient is None else gradient.float().flatten(1)
+        for optimizer in (self._optimizer, self._muon):
+            if optimizer is not None:
+                _set_lr(optimizer, lr)
+                optimizer.step()
+        for matrix in self._matrices.values():
+            matrix.grad = None
         for name in moved:
             self._parameters[name].copy_(self._masters[name])
             self._masters[name].grad = None
@@ -167,6 +184,25 @@ def build_optimizer(
     return TrainingOptimizer(parameters, config, precision, seed)
 
 
+def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon steps a weight: one that maps many channels to many."""
+    return name.endswith(".weight") and parameter.ndim >= 2 and not any(layer in name for layer in _OUTER_LAYERS)
+
+
+def _as_matrix(parameter: nn.Parameter) -> nn.Parameter:
+    """The same memory as one row for each output."""
+    if hasattr(parameter, "full_tensor"):
+        raise ConfigError("optimizer muon needs whole weights, but here they are sharded: use one process, or adamw.")
+    return nn.Parameter(parameter.detach().flatten(1))
+
+
+def _muon(matrices: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    # With steps as large as AdamW's, one learning rate and one decay serve both.
+    return torch.optim.Muon(
+        matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+
+
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -178,7 +214,7 @@ def _torch_optimizer(stepped: list[nn.Parameter], config: OptimizerConfig) -> to
     }  # fmt: skip
     if config.name == "adam":
         return torch.optim.Adam(stepped, **options)
-    if config.name == "adamw":
+    if config.name in ("adamw", "muon"):
         return torch.optim.AdamW(stepped, **options)
     try:
         import bitsandbytes
