@@ -110,11 +110,12 @@ def _run(trainer: Trainer, validation: Validation, requests: Requests, workers: 
         trainer.train_step()
         asked = requests.poll()
         is_last = trainer.step == config.total_steps
-        is_due = trainer.step % config.checkpoints.every == 0 or trainer.ends_stage
+        is_kept = config.checkpoints.keep_every > 0 and trainer.step % config.checkpoints.keep_every == 0
+        is_due = is_kept or trainer.step % config.checkpoints.every == 0 or trainer.ends_stage
         if is_due or is_last or asked.stop or asked.save:
             progress.say("saving", f"saving step {trainer.step}")
             save_state(trainer, run, output, workers)
-        if asked.stop or asked.save or is_last:
+        if asked.stop or asked.save or is_kept or is_last:
             _publish(trainer, workers, output / "results")
         if asked.stop and not is_last:
             progress.say("stopped", f"stopped after step {trainer.step}; start again to go on")

@@ -41,7 +41,7 @@ class MemoryPlan:
     host: int
     """Weights and activations kept in host memory."""
     disk: int
-    """All checkpoints that are kept at once, and the results."""
+    """All checkpoints and results that are there at once."""
 
     @property
     def device(self) -> int:
@@ -78,6 +78,8 @@ def plan_memory(model: GloriaDiT, config: TrainConfig, tokens: int, world_size: 
     if width == 2:
         per_weight += {"fp32_master": 4, "kahan": 2, "stochastic": 0}[config.precision.update]
     kept, recomputed = _activation_bytes(model, config, tokens * config.micro_batch_size, width)
+    keep_every = config.checkpoints.keep_every
+    num_kept = config.total_steps // keep_every if keep_every else 0
     snapshot = trained * (width + per_weight + (4 if config.ema_decay else 0))
     return MemoryPlan(
         weights=(resident + trained * width) // shards,
@@ -87,7 +89,7 @@ def plan_memory(model: GloriaDiT, config: TrainConfig, tokens: int, world_size: 
         activations=recomputed + (0 if config.memory.offload_activations else kept),
         host=streamed_bytes + (kept if config.memory.offload_activations else 0),
         # One more is on the disk while the oldest is not yet deleted.
-        disk=snapshot * (config.checkpoints.keep_last + 1) + trained * width,
+        disk=snapshot * (config.checkpoints.keep_last + 1 + num_kept) + trained * width * (1 + num_kept),
     )
 
 
@@ -114,7 +116,7 @@ def require_memory(
 
 def _remedy(name: str, model: GloriaDiT, config: TrainConfig, tokens: int, world_size: int, free: Free) -> str:
     if name == "disk":
-        return "Free space, or lower checkpoints.keep_last."
+        return "Free space, lower checkpoints.keep_last, or raise checkpoints.keep_every."
     if name == "host memory":
         return "Lower memory.streamed_blocks or turn memory.offload_activations off, or close other programs."
 

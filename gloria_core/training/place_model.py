@@ -15,6 +15,8 @@ from .config import TrainConfig
 from .distributed import Workers
 from .memory_plan import Free, MemoryPlan, require_memory
 from .quantized_base import quantize_frozen
+from .run_folder import RESULTS
+from .snapshot import CHECKPOINTS
 
 
 def check_room(model: GloriaDiT, config: TrainConfig, index: CacheIndex, workers: Workers) -> MemoryPlan:
@@ -29,9 +31,15 @@ def check_room(model: GloriaDiT, config: TrainConfig, index: CacheIndex, workers
     free = Free(
         device=torch.cuda.mem_get_info(workers.device)[0] if has_gpu else 0,
         host=psutil.virtual_memory().available,
-        disk=shutil.disk_usage(Path(config.output)).free if workers.is_main else 2**63,
+        disk=room_on_disk(Path(config.output)) if workers.is_main else 2**63,
     )
     return require_memory(model, config, largest_tokens(config, index), workers.count, free, has_gpu)
+
+
+def room_on_disk(run: Path) -> int:
+    """What is free, and what a run that goes on holds already of what the plan counts."""
+    held = [path for name in (CHECKPOINTS, RESULTS) for path in (run / name).rglob("*") if path.is_file()]
+    return shutil.disk_usage(run).free + sum(path.stat().st_size for path in held)
 
 
 def largest_tokens(config: TrainConfig, index: CacheIndex) -> int:

@@ -1,5 +1,6 @@
 """LoRA, checkpointing, streaming, quantisation, memory plan. Run: pytest tests/core/training/test_model_parts.py"""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from gloria_core.training.block_stream import stream_blocks
 from gloria_core.training.config import LoraConfig, MemoryConfig, config_from_dict
 from gloria_core.training.lora import add_lora, load_lora_tensors, lora_tensors
 from gloria_core.training.memory_plan import Free, plan_memory, require_memory
+from gloria_core.training.place_model import room_on_disk
 from gloria_core.training.presets import merge_settings, preset
 from gloria_core.training.quantized_base import QuantizedLinear, dequantize, quantize, quantize_frozen
 from gloria_core.training.trainable import prepare_trainable, trainable_parameters
@@ -304,6 +306,28 @@ def test_presets_fit_the_cards_they_are_named_after(name, dit, gigabytes, tokens
     config = config_from_dict(merge_settings(preset(name), own))
     plan = plan_memory(planned_model(dit.with_audio(), config), config, tokens)
     assert plan.device < 0.97 * gigabytes * GIB, plan.lines()
+
+
+def test_kept_checkpoints_are_planned_with_their_results():
+    stages = [{"name": "s", "steps": 1000}]
+    plain = config_for(precision={"compute": "float32"}, stages=stages)
+    model = make_model()
+    prepare_trainable(model, plain)
+    kept = config_for(precision={"compute": "float32"}, stages=stages, checkpoints={"keep_every": 250})
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # A snapshot is the float32 weights and Adam's two moments; a result the weights alone.
+    assert plan_memory(model, plain, 54).disk == 12 * trained * 3 + 4 * trained
+    assert plan_memory(model, kept, 54).disk == 12 * trained * 7 + 4 * trained * 5
+
+
+def test_what_a_run_holds_already_counts_as_free_for_going_on(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    assert room_on_disk(tmp_path) == 1000
+    for name, size in (("checkpoints/step_00000001/weights.safetensors", 300), ("results/a.safetensors", 20)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert room_on_disk(tmp_path) == 1320
 
 
 def test_disk_and_host_are_planned_too():

@@ -251,6 +251,18 @@ def test_the_command_line_ends_with_a_status_that_tells_how(tmp_path, caplog):
     assert "unknown field(s) stepz" in caplog.text
 
 
+def test_results_of_kept_steps_stay_beside_the_last(tmp_path):
+    config = toy_config(tmp_path, stages=[{"name": "one", "steps": 5}], checkpoints={"every": 100, "keep_every": 2})
+    train(config)
+    folder = Path(config.output)
+    loras = {step: load_file(folder / "results" / f"toy_step00000{step}_lora.safetensors") for step in (2, 4, 5)}
+    assert len(list((folder / "results").glob("*_lora.safetensors"))) == 3
+    assert sorted(path.name[-1] for path in (folder / "checkpoints").glob("step_*")) == ["2", "4", "5"]
+    key = next(key for key in loras[2] if key.endswith("lora_B.weight"))
+    assert not torch.equal(loras[2][key], loras[4][key])
+    assert "_step000005_" in read_status(folder)["results"]["lora"]
+
+
 def test_batch_sizes_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="batch_size"):
         config_from_dict({**toy_settings(tmp_path), "batch_size": 0})
