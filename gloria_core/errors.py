@@ -21,6 +21,10 @@ class ConfigError(GloriaError):
     """A training configuration with unknown, missing or contradicting values."""
 
 
+class CueError(GloriaError):
+    """Cues of a timeline that cannot be read, or that name what is not there."""
+
+
 class DatasetError(GloriaError):
     """A dataset, its manifest or its cache that cannot be used."""
 

@@ -3,7 +3,7 @@
 The only loop over chunks in the project: ComfyUI's samplers and the core's own solver both run behind `denoise`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ def run_chunks(
     journal: Journal,
     denoise: Denoise,
     on_chunk: Callable[[Chunk, bool], None] | None = None,
+    own_seeds: Mapping[int, int] | None = None,
 ) -> None:
     """Bring every chunk of the film to disk, denoising only those that are not there yet.
 
@@ -27,11 +28,12 @@ def run_chunks(
 
     Args:
         on_chunk: called after each chunk with whether it was kept from an earlier run.
+        own_seeds: seeds of single chunks by index; the others derive theirs from `seed`.
     """
     for chunk in plan.chunks:
-        seed_of_chunk = chunk_seed(seed, chunk.index)
+        seed_of_chunk = (own_seeds or {}).get(chunk.index, chunk_seed(seed, chunk.index))
         prefix = journal.prefix_for(chunk)
-        is_kept = journal.holds(chunk, seed_of_chunk, prefix)
+        is_kept = journal.holds(chunk, seed_of_chunk, prefix) or journal.adopt(chunk, seed_of_chunk, prefix)
         if not is_kept:
             # A copy: a sampler that writes into its inputs must not change what the record says was continued.
             given = None if prefix is None else prefix.clone()

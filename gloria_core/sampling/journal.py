@@ -14,10 +14,10 @@ import hashlib
 import json
 import logging
 import math
-import re
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,73 +28,69 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..durable_files import commit_file, commit_json, file_sha256, read_json, require_free_bytes, storage_error
+from ..durable_files import (
+    commit_file,
+    commit_json,
+    file_sha256,
+    publish_file,
+    read_json,
+    require_free_bytes,
+    storage_error,
+)
 from ..errors import JournalError
 from .film_file import film_pieces, open_film, tensor_bytes, write_film
+from .job_folder import (
+    JOB_FILE,
+    NUM_HASH_CHARS,
+    ChunkRecord,
+    Inputs,
+    changes_since,
+    check_job_name,
+    data_path,
+    describe_changes,
+    job_folders,
+    record_path,
+)
 from .plan import Chunk, ChunkPlan
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-JOB_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-NUM_HASH_CHARS = 8
 CHUNK_TENSOR = "latents"
 _MARGIN_BYTES = 16 << 20
-_MAX_SHOWN_CHARS = 60
-
-
-@dataclass(frozen=True)
-class ChunkRecord:
-    """What a committed chunk was made from.
-
-    Args:
-        sha256: of the chunk file's bytes.
-        prefix_sha256: of the latents it continued, empty for a chunk without prefix.
-        inputs: digest of all inputs of the job.
-    """
-
-    sha256: str
-    seed: int
-    prefix_sha256: str
-    inputs: str
-
-    @classmethod
-    def read(cls, path: Path) -> "ChunkRecord | None":
-        """The record in `path`, or None when it is absent, torn or of wrong types."""
-        content = read_json(path)
-        if content is None or content.keys() != {field.name for field in fields(cls)}:
-            return None
-        if any(type(content[field.name]) is not field.type for field in fields(cls)):
-            return None
-        return cls(**content)
 
 
 class Journal(AbstractContextManager["Journal"]):
     """One job's folder, locked while open.
 
     Args:
-        inputs: by name, either {"value": anything JSON holds} or {"digest": hex}; any change makes another job.
+        inputs: by name, {"value": anything JSON holds}, {"digest": hex} or both; any change makes another job.
         latent_shape_CHW: of the film's latents.
         environment: versions and device; a change is reported, not refused.
+        chunk_inputs: the same for what decides one chunk only, one entry per chunk; empty when there is nothing such.
     """
 
     def __init__(
         self,
         root: Path,
         job: str,
-        inputs: Mapping[str, Mapping[str, Any]],
+        inputs: Inputs,
         plan: ChunkPlan,
         latent_shape_CHW: tuple[int, int, int],
         environment: Mapping[str, str],
+        chunk_inputs: Sequence[Inputs] = (),
     ) -> None:
         check_job_name(job)
         self.job = job
         self.plan = plan
         self.latent_shape_CHW = tuple(latent_shape_CHW)
         self.inputs = json.loads(json.dumps(inputs, sort_keys=True))
-        self.inputs_sha256 = hashlib.sha256(json.dumps(self.inputs, sort_keys=True).encode()).hexdigest()
+        self.chunk_inputs = json.loads(json.dumps(list(chunk_inputs), sort_keys=True)) if any(chunk_inputs) else []
+        self.inputs_sha256 = _sha256([self.inputs, self.chunk_inputs] if self.chunk_inputs else self.inputs)
         self.folder = root / f"{job}-{self.inputs_sha256[:NUM_HASH_CHARS]}"
         self.changes: tuple[str, ...] = ()
+        self.adopted: dict[int, str] = {}  # folder that a chunk was taken over from, by chunk index
+        self._others: list[Path] = []
         self._records: dict[int, ChunkRecord] = {}
         self._lock = FileLock(str(self.folder / ".lock"), timeout=0)
         self._open(dict(environment))
@@ -113,13 +109,29 @@ class Journal(AbstractContextManager["Journal"]):
         """The latents [1, C, prefix, h, w] this chunk starts with: the end of the chunk before, as it was committed."""
         if not chunk.prefix:
             return None
-        with safe_open(self._data_path(chunk.index - 1), framework="pt") as file:
+        with safe_open(data_path(self.folder, chunk.index - 1), framework="pt") as file:
             return file.get_slice(CHUNK_TENSOR)[:, -chunk.prefix :].clone()[None]
 
     def holds(self, chunk: Chunk, seed: int, prefix: Tensor | None) -> bool:
         """Whether this very chunk, made from this seed and prefix, is on disk and whole."""
         record = self._records.get(chunk.index)
         return record is not None and record.seed == seed and record.prefix_sha256 == _digest(prefix)
+
+    def adopt(self, chunk: Chunk, seed: int, prefix: Tensor | None) -> bool:
+        """Take over this very chunk from another job of the same name; False when none has it whole.
+
+        So after a change that begins in the middle of a film, the chunks before it are not sampled again.
+        """
+        wanted = ChunkRecord("", seed, _digest(prefix), self._chunk_sha256(chunk.index))
+        for folder in self._others:
+            record = ChunkRecord.read(record_path(folder, chunk.index))
+            if record is None or replace(record, sha256="") != wanted or not self._take_data(folder, chunk, record):
+                continue
+            commit_json(record_path(self.folder, chunk.index), asdict(record))
+            self._records[chunk.index] = record
+            self.adopted[chunk.index] = folder.name
+            return True
+        return False
 
     def commit(self, chunk: Chunk, seed: int, prefix: Tensor | None, latents_BCTHW: Tensor) -> None:
         """Put one finished chunk on disk; refuses wrong shapes and numbers that are not finite."""
@@ -133,10 +145,19 @@ class Journal(AbstractContextManager["Journal"]):
                 "Usual causes: fp8 weights or SageAttention. Turn them off, or lower cfg, and queue again."
             )
         data = save({CHUNK_TENSOR: latents_BCTHW[0].detach().cpu().contiguous()})
-        sha256 = commit_file(self._data_path(chunk.index), [data], len(data))
-        record = ChunkRecord(sha256, seed, _digest(prefix), self.inputs_sha256)
-        commit_json(self._record_path(chunk.index), asdict(record))
+        sha256 = commit_file(data_path(self.folder, chunk.index), [data], len(data))
+        record = ChunkRecord(sha256, seed, _digest(prefix), self._chunk_sha256(chunk.index))
+        commit_json(record_path(self.folder, chunk.index), asdict(record))
         self._records[chunk.index] = record
+
+    def latents(self, chunk: Chunk) -> Tensor:
+        """The latents [C, length, h, w] of a chunk on disk, prefix included."""
+        with safe_open(data_path(self.folder, chunk.index), framework="pt") as file:
+            return file.get_tensor(CHUNK_TENSOR)
+
+    def record(self, chunk: Chunk) -> ChunkRecord:
+        """What a chunk on disk was made from."""
+        return self._records[chunk.index]
 
     def film(self, blend: bool) -> Tensor:
         """The whole film [1, C, T, h, w], mapped from disk; joined now unless a valid joined file exists."""
@@ -148,13 +169,13 @@ class Journal(AbstractContextManager["Journal"]):
         if not is_current:
             channels, height, width = self.latent_shape_CHW
             shape_TCHW = (self.plan.total_latents, channels, height, width)
-            dtype = self._load(self.plan.chunks[0]).dtype
-            sha256 = write_film(path, film_pieces(self.plan, self._load, blend), shape_TCHW, dtype)
+            dtype = self.latents(self.plan.chunks[0]).dtype
+            sha256 = write_film(path, film_pieces(self.plan, self.latents, blend), shape_TCHW, dtype)
             commit_json(record_path, {**made_from, "sha256": sha256})
         return open_film(path)
 
     def _open(self, environment: dict[str, str]) -> None:
-        job_path = self.folder / "job.json"
+        job_path = self.folder / JOB_FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -167,8 +188,10 @@ class Journal(AbstractContextManager["Journal"]):
             raise storage_error(error, job_path, 0) from error
         try:
             found = read_json(job_path)
+            self._others = [other for other in job_folders(self.folder.parent, self.job) if other != self.folder]
             if found is None:
-                self.changes = _changes_since_last_job(self.folder, self.job, self.inputs)
+                changes = (changes_since(other, self.inputs, self.chunk_inputs) for other in self._others)
+                self.changes = next((lines for lines in changes if lines is not None), ())
             environments = _environments(found, environment, self.folder)
             # Written at every opening: the first step must not start on a folder that refuses files.
             commit_json(job_path, self._description(environments))
@@ -185,6 +208,7 @@ class Journal(AbstractContextManager["Journal"]):
             "job": self.job,
             "inputs_sha256": self.inputs_sha256,
             "inputs": self.inputs,
+            "chunk_inputs": self.chunk_inputs,
             "total_latents": plan.total_latents,
             "chunk_latents": plan.chunk_latents,
             "prefix_latents": plan.prefix_latents,
@@ -194,20 +218,38 @@ class Journal(AbstractContextManager["Journal"]):
 
     def _verified(self, chunk: Chunk) -> ChunkRecord | None:
         """The chunk's record if record and data are whole and belong to this job's inputs."""
-        record = ChunkRecord.read(self._record_path(chunk.index))
-        path = self._data_path(chunk.index)
-        if record is None or record.inputs != self.inputs_sha256:
+        record = ChunkRecord.read(record_path(self.folder, chunk.index))
+        path = data_path(self.folder, chunk.index)
+        if record is None or record.inputs != self._chunk_sha256(chunk.index):
             return None
         if record.sha256 != file_sha256(path):
             logger.warning("%s is damaged or missing and will be sampled again.", path)
             return None
+        return record if self._is_of_shape(path, chunk) else None
+
+    def _is_of_shape(self, path: Path, chunk: Chunk) -> bool:
         channels, height, width = self.latent_shape_CHW
         try:
             with safe_open(path, framework="pt") as file:
                 shape = file.get_slice(CHUNK_TENSOR).get_shape()
         except SafetensorError:
-            return None
-        return record if shape == [channels, chunk.length, height, width] else None
+            return False
+        return shape == [channels, chunk.length, height, width]
+
+    def _take_data(self, folder: Path, chunk: Chunk, record: ChunkRecord) -> bool:
+        """Put another job's chunk file beside ours, checked; files are never written in place, so both may share it."""
+        source, target = data_path(folder, chunk.index), data_path(self.folder, chunk.index)
+        if record.sha256 != file_sha256(source) or not self._is_of_shape(source, chunk):
+            return False
+        temporary = target.with_name(target.name + ".tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            commit_file(target, [source.read_bytes()], source.stat().st_size)
+        else:
+            publish_file(temporary, target)
+        return file_sha256(target) == record.sha256
 
     def _continues(self, chunk: Chunk) -> bool:
         record = self._records.get(chunk.index)
@@ -217,9 +259,6 @@ class Journal(AbstractContextManager["Journal"]):
             return True
         return chunk.index - 1 in self._records and record.prefix_sha256 == _digest(self.prefix_for(chunk))
 
-    def _load(self, chunk: Chunk) -> Tensor:
-        with safe_open(self._data_path(chunk.index), framework="pt") as file:
-            return file.get_tensor(CHUNK_TENSOR)
 
     def _num_missing_bytes(self) -> int:
         latent_bytes = math.prod(self.latent_shape_CHW) * torch.float32.itemsize
@@ -227,51 +266,14 @@ class Journal(AbstractContextManager["Journal"]):
         num_film = 0 if (self.folder / "film.json").exists() and not num_missing else self.plan.total_latents
         return latent_bytes * (num_missing + num_film) + _MARGIN_BYTES
 
-    def _data_path(self, index: int) -> Path:
-        return self.folder / f"chunk_{index:05d}.safetensors"
-
-    def _record_path(self, index: int) -> Path:
-        return self.folder / f"chunk_{index:05d}.json"
-
-
-def check_job_name(job: str) -> None:
-    """Refuse a job name that could be anything but one plain folder name."""
-    if not JOB_NAME.fullmatch(job):
-        raise JournalError(
-            f"The job name {job[:80]!r} cannot be used as a folder name. "
-            "Use 1 to 64 letters, digits, '-' and '_', for example 'my_film-2'."
-        )
+    def _chunk_sha256(self, index: int) -> str:
+        """Digest of all that decides a chunk, besides its seed and the chunk before it."""
+        own = self.chunk_inputs[index] if self.chunk_inputs else {}
+        return _sha256([self.inputs, own] if own else self.inputs)
 
 
-def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs between the inputs of two jobs, one readable line per input."""
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
-        if before == after:
-            continue
-        if before is None or after is None:
-            lines.append(f"{name} {'added' if before is None else 'removed'}")
-        elif isinstance(before, dict) and "value" in before and "value" in after:
-            lines.append(f"{name}: {_shown(before['value'])} -> {_shown(after['value'])}")
-        else:
-            lines.append(f"{name} changed")
-    return tuple(lines)
-
-
-def _changes_since_last_job(folder: Path, job: str, inputs: dict[str, Any]) -> tuple[str, ...]:
-    """What changed since the most recently used other folder of the same job name; empty when there is none."""
-    folder_name = re.compile(re.escape(job) + f"-[0-9a-f]{{{NUM_HASH_CHARS}}}")
-    others = [
-        (path.stat().st_mtime, path)
-        for path in folder.parent.glob(f"{job}-*/job.json")
-        if path.parent != folder and folder_name.fullmatch(path.parent.name)
-    ]
-    for _, path in sorted(others, reverse=True):
-        content = read_json(path)
-        if content is not None and isinstance(content.get("inputs"), dict):
-            return describe_changes(content["inputs"], inputs)
-    return ()
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _environments(found: dict[str, Any] | None, environment: dict[str, str], folder: Path) -> list[Any]:
@@ -294,8 +296,3 @@ def _digest(latents: Tensor | None) -> str:
         return ""
     description = f"{latents.dtype} {tuple(latents.shape)}".encode()
     return hashlib.sha256(description + tensor_bytes(latents)).hexdigest()
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 3] + "..."

@@ -5,12 +5,14 @@ Chunks overlap by `prefix_latents`: the last latents of one chunk are the given 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from ..errors import PlanError
 
 PREFIX_LATENTS = 4
 MAX_SEED = 2**64 - 1
+_SEED = re.compile(r"\s*(\d{1,9})\s*:\s*(\d{1,20})\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,21 @@ def chunk_seed(seed: int, index: int) -> int:
     if index == 0:
         return seed
     return int.from_bytes(hashlib.sha256(f"gloria chunk {seed} {index}".encode()).digest()[:8], "big")
+
+
+def parse_seeds(text: str, plan: ChunkPlan) -> dict[int, int]:
+    """Seeds given to single chunks, written `3: 1234, 7: 99`, by chunk index."""
+    seeds: dict[int, int] = {}
+    for part in filter(str.strip, re.split(r"[,\n]", text)):
+        match = _SEED.fullmatch(part)
+        if match is None or int(match[2]) > MAX_SEED:
+            raise PlanError(
+                f"seeds holds {part.strip()[:40]!r}, expected a chunk and its seed (0 to {MAX_SEED}), "
+                "for example '3: 1234, 7: 99'."
+            )
+        index = int(match[1])
+        if index >= len(plan.chunks) or index in seeds:
+            problem = "names it twice" if index in seeds else f"the film has chunks 0 to {len(plan.chunks) - 1}"
+            raise PlanError(f"seeds gives a seed to chunk {index}, but {problem}. Take it out of seeds.")
+        seeds[index] = int(match[2])
+    return seeds

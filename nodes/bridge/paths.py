@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 
 from ...gloria_core.errors import GloriaError
-from ...gloria_core.sampling.journal import check_job_name
+from ...gloria_core.sampling.job_folder import check_job_name
 
 JOBS_FOLDER = "gloria"
 _MAX_PREFIX_CHARS = 200

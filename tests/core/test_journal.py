@@ -20,7 +20,8 @@ from toy_film import INPUTS, SHAPE_CHW, make_toy_film, open_toy_journal, toy_den
 
 from gloria_core.errors import JournalError
 from gloria_core.sampling.engine import run_chunks
-from gloria_core.sampling.journal import Journal, check_job_name, describe_changes
+from gloria_core.sampling.job_folder import check_job_name, describe_changes
+from gloria_core.sampling.journal import Journal
 from gloria_core.sampling.plan import plan_chunks
 
 HERE = Path(__file__).parent

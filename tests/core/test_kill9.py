@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from gloria_core.durable_files import file_sha256
-from gloria_core.sampling.journal import ChunkRecord
+from gloria_core.sampling.job_folder import ChunkRecord
 
 sys.path.append(str(Path(__file__).parent))
 from toy_film import make_toy_film, open_toy_journal
