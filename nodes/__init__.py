@@ -3,6 +3,8 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge.model import register_gloria_model
+from .bridge.routes import register_routes
+from .bridge.routes_anchors import ANCHOR_ROUTES
 from .bridge.training_notice import register_training_notice
 from .build_dataset import GloriaBuildDataset
 from .condition import GloriaCondition
@@ -30,10 +32,11 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class GloriaExtension(ComfyExtension):
-    """Registers the Gloria model class and the notice about training with ComfyUI, and lists the nodes."""
+    """Registers the Gloria model class, what the page asks and the notice about training, and lists the nodes."""
 
     async def on_load(self) -> None:
         register_gloria_model()
+        register_routes(ANCHOR_ROUTES)
         register_training_notice()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

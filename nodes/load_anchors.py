@@ -1,10 +1,15 @@
-"""Labelled images of a character -> GLORIA_ANCHORS."""
+"""Labelled images of a character, linked or as files on the node's board -> GLORIA_ANCHORS."""
+
+import hashlib
 
 import torch
 from comfy_api.latest import io
 
 from ..gloria_core.conditioning.anchors import EXPRESSIONS, VIEWPOINTS, Anchor, AnchorSet
+from ..gloria_core.conditioning.board import KIND_OF_SLOT, parse_board
+from ..gloria_core.conditioning.read_anchor_image import read_anchor_image
 from ..gloria_core.errors import AnchorError
+from .bridge.paths import MissingFileError, annotated_file
 from .types import GloriaAnchors
 
 _VIEWPOINT_TIPS = {
@@ -29,7 +34,7 @@ class GloriaLoadAnchors(io.ComfyNode):
             display_name="Gloria Anchors",
             category="Gloria/conditioning",
             description="Collects images of one character: the scene, its views and its expressions. The video keeps "
-            "to them however long it gets. Connect what you have; one image is enough.",
+            "to them however long it gets. Drop pictures on the board or connect images; one is enough.",
             search_aliases=["character reference", "content anchors", "reference images", "identity", "consistency"],
             inputs=[
                 io.Image.Input(
@@ -47,6 +52,17 @@ class GloriaLoadAnchors(io.ComfyNode):
                     for label in VIEWPOINTS
                 ),
                 *(io.Image.Input(label, optional=True, tooltip=_expression_tip(label)) for label in EXPRESSIONS),
+                io.String.Input(
+                    "board",
+                    default="",
+                    optional=True,
+                    socketless=True,
+                    # Drawn by web/anchor_board.js; without the page it is the plain text that it saves.
+                    extra_dict={"widgetType": "GLORIA_ANCHOR_BOARD"},
+                    tooltip="Pictures by slot: drop or paste them, drag one onto another to swap them, press Delete to "
+                    "remove one. A connected image is used instead of the picture in its slot. As text: JSON with "
+                    'files in ComfyUI\'s input folder, for example {"front": "her.png", "happy": "smile.png"}.',
+                ),
             ],
             outputs=[
                 GloriaAnchors.Output(
@@ -56,17 +72,53 @@ class GloriaLoadAnchors(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, global_image: torch.Tensor | None = None, **images: torch.Tensor | None) -> io.NodeOutput:
-        slots = [("global", "global", global_image)]
-        slots += [("viewpoint", label, images.get(label)) for label in VIEWPOINTS]
-        slots += [("expression", label, images.get(label)) for label in EXPRESSIONS]
-        anchors = tuple(
-            Anchor(kind, label, image_HWC)
-            for kind, label, image_BHWC in slots
-            if image_BHWC is not None
-            for image_HWC in _images_of(image_BHWC, label)
-        )
-        return io.NodeOutput(AnchorSet(anchors))
+    def validate_inputs(cls, board: str = "") -> bool | str:
+        try:
+            parse_board(board)
+        except AnchorError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, board: str = "", **_images: None) -> str:
+        """Changes with what is in the files, not with their names or dates."""
+        digest = hashlib.sha256()
+        for slot, name in parse_board(board).items():
+            try:
+                content = annotated_file(name).read_bytes()
+            except MissingFileError:
+                content = b""  # an error where the file is needed; a linked image may stand in for it
+            digest.update(f"{slot} {len(content)} ".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+    @classmethod
+    def execute(
+        cls, global_image: torch.Tensor | None = None, board: str = "", **images: torch.Tensor | None
+    ) -> io.NodeOutput:
+        files = parse_board(board)
+        anchors, used = [], {}
+        for slot, kind in KIND_OF_SLOT.items():
+            image_BHWC = global_image if kind == "global" else images.get(slot)
+            if image_BHWC is not None:
+                pictures, source = _images_of(image_BHWC, slot), "link"
+            elif slot in files:
+                pictures, source = (_read(slot, files[slot]),), files[slot]
+            else:
+                continue
+            anchors += [Anchor(kind, slot, image_HWC) for image_HWC in pictures]
+            used[slot] = source
+        return io.NodeOutput(AnchorSet(tuple(anchors)), ui={"gloria_anchors": [used]})
+
+
+def _read(slot: str, name: str) -> torch.Tensor:
+    try:
+        return read_anchor_image(annotated_file(name), name)
+    except MissingFileError as error:
+        raise AnchorError(
+            f"'{name[:200]}', the {slot} picture on the anchor board, is not in ComfyUI's folders. Drop the picture on "
+            f"the board again, or clear the slot."
+        ) from error
 
 
 def _images_of(image_BHWC: torch.Tensor, label: str) -> tuple[torch.Tensor, ...]:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
+from yarl import URL
 
 from ...gloria_core.errors import GloriaError
 from .paths import MissingFileError
@@ -31,7 +31,6 @@ MEDIA_TYPES = {
     ".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
     ".mp4": "video/mp4", ".webm": "video/webm",
 }  # fmt: skip
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _OUR_PAGE = {"same-origin"}
 _OUR_PAGE_OR_ADDRESS_BAR = {"same-origin", "none"}
 
@@ -45,8 +44,8 @@ class Route:
     Args:
         path: below `PREFIX`, with ComfyUI's (aiohttp's) `{name}` parts.
         answer: gets the query (GET) or the JSON object (POST), and the path's parts over both; runs in a thread of its
-            own, so it may read files and compute. It returns plain data, or the path of a media file. A `GloriaError`
-            becomes a message for the user.
+            own, so it may read files and compute. It returns plain data, the path of a media file, or a `Picture`.
+            A `GloriaError` becomes a message for the user.
         max_bytes: largest JSON it takes.
     """
 
@@ -54,6 +53,14 @@ class Route:
     path: str
     answer: Answer
     max_bytes: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture made for one answer."""
+
+    content: bytes
+    content_type: str
 
 
 class _RefusedError(Exception):
@@ -137,26 +144,25 @@ def _is_same_host(origin: str, host: str) -> bool:
     The scheme may differ, because a proxy may take the encryption off.
     """
     try:
-        theirs = urlsplit(origin)
-        ours = urlsplit(f"{theirs.scheme}://{host}")
-        return theirs.scheme in _DEFAULT_PORTS and theirs.hostname is not None and _place(theirs) == _place(ours)
+        theirs = URL(origin)
+        ours = URL(f"{theirs.scheme}://{host}")
     except ValueError:  # a port that is no number, an address that is none
         return False
-
-
-def _place(url: SplitResult) -> tuple[str | None, int]:
-    return url.hostname, url.port or _DEFAULT_PORTS[url.scheme]
+    is_page = theirs.scheme in ("http", "https") and theirs.host is not None
+    return is_page and (theirs.host, theirs.port) == (ours.host, ours.port)
 
 
 def _response(result: Any) -> web.StreamResponse:
+    # A file of the same name may be written anew: the browser asks, and gets "not modified" while it is the same.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if isinstance(result, Picture):
+        return web.Response(body=result.content, content_type=result.content_type, headers=headers)
     if not isinstance(result, Path):
         return _json(result, 200)
     content_type = MEDIA_TYPES.get(result.suffix.lower())
     if content_type is None:
-        raise MissingFileError()
-    # A file of the same name may be written anew: the browser asks, and gets "not modified" while it is the same.
-    headers = {"Content-Type": content_type, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-    return web.FileResponse(result, headers=headers)
+        raise MissingFileError
+    return web.FileResponse(result, headers={**headers, "Content-Type": content_type})
 
 
 def _json(content: Any, status: int) -> web.Response:

@@ -6,13 +6,18 @@ the fixture `pack` hands out the loaded root module after its `on_load` ran.
 
 import asyncio
 import atexit
+import http.client
 import importlib.util
+import json
 import os
 import shutil
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -93,3 +98,88 @@ def output_directory(base_directory: Path) -> Path:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     return output
+
+
+class Answer(SimpleNamespace):
+    """`status`, `headers` and `body` of an HTTP answer."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class PageServer:
+    """ComfyUI's own server in a thread, with its middlewares, asked over real connections."""
+
+    def __init__(self, routes: list[Any]) -> None:
+        self.port = 0
+        self._routes = routes
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """One request exactly as written: nothing tidies the path or adds a header besides Host and the length."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        is_chunked = "Transfer-Encoding" in headers
+        try:
+            connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
+            if body is not None and not is_chunked:
+                connection.putheader("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body, encode_chunked=is_chunked)
+            response = connection.getresponse()
+            return Answer(status=response.status, headers=response.headers, body=response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, content: Any) -> Answer:
+        """A change as our page asks for it."""
+        headers = {"Content-Type": "application/json", "X-Gloria-Request": "1", "Origin": self.origin}
+        return self.ask("POST", f"/gloria/{path}", json.dumps(content).encode(), **headers)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(60)
+
+    def stop(self) -> None:
+        import server
+
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+        del server.PromptServer.instance  # the nodes' other tests run without a server
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = self._loop.run_until_complete(self._serve())
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+
+    async def _serve(self) -> Any:
+        import server
+        from aiohttp import web
+
+        prompt_server = server.PromptServer(self._loop)
+        sys.modules[f"{PACK_NAME}.nodes.bridge.routes"].register_routes(self._routes)
+        prompt_server.add_routes()
+        runner = web.AppRunner(prompt_server.app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        self._started.set()
+        return runner
+
+
+@pytest.fixture(scope="module")
+def page_server(page_routes: list[Any]) -> Iterator[PageServer]:
+    """A running server with the routes that the test module's fixture `page_routes` lists, beside ComfyUI's own."""
+    server = PageServer(page_routes)
+    server.start()
+    yield server
+    server.stop()
