@@ -1,7 +1,7 @@
 """A seed enters, a room leaves: two-color wall, floor and three props, painted once and then panned and zoomed.
 
-Legend: B rooms, T frames, H W pixels, h w texels. World: x to the image's right, y up, the floor under the feet at 0, the
-character 1 high.
+Legend: B rooms, T frames, H W pixels, h w texels. World: x to the image's right, y up, the floor under the feet at 0,
+the character 1 high.
 """
 
 import math

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 
 MARK_SHAPES = ("disc", "ring", "triangle", "heart", "plus", "cross", "stripes", "pillars")
+# Behind the shapes in the table: all that any of them can cover.
+PATCH = len(MARK_SHAPES)
 # Shapes reach to 1 on both axes; the table goes on so that outlines can be drawn around them.
 ATLAS_REACH = 1.5
 ATLAS_SIDE = 160
 
 
 def shape_atlas(device: torch.device | str = "cpu") -> Tensor:
-    """Distances [shape, y, x] on a grid over -ATLAS_REACH..ATLAS_REACH, y up: one look-up draws any shape."""
+    """Distances [shape and patch, y, x] on a grid over -ATLAS_REACH..ATLAS_REACH, y up: one look-up draws any shape."""
     axis = ((torch.arange(ATLAS_SIDE, device=device) + 0.5) / ATLAS_SIDE * 2 - 1) * ATLAS_REACH
     y, x = axis[:, None].expand(ATLAS_SIDE, ATLAS_SIDE), axis[None, :].expand(ATLAS_SIDE, ATLAS_SIDE)
     radius = torch.hypot(x, y)
@@ -27,7 +29,7 @@ def shape_atlas(device: torch.device | str = "cpu") -> Tensor:
         "stripes": _box(x, y.abs() - 0.55, 0.92, 0.30),
         "pillars": _box(x.abs() - 0.55, y, 0.30, 0.92),
     }
-    return torch.stack([distances[name] for name in MARK_SHAPES])
+    return torch.stack([*(distances[name] for name in MARK_SHAPES), _box(x, y, 1.0, 1.0)])
 
 
 def _box(x: Tensor, y: Tensor, half_width: float, half_height: float) -> Tensor:
