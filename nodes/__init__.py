@@ -10,7 +10,9 @@ from .build_dataset import GloriaBuildDataset
 from .condition import GloriaCondition
 from .decode_video import GloriaDecodeVideo
 from .encode_audio import GloriaEncodeAudio
+from .encode_timeline import GloriaEncodeTimeline
 from .load_anchors import GloriaLoadAnchors
+from .load_demo_encoders import GloriaLoadDemoEncoders
 from .load_model import GloriaLoadModel
 from .monitor_training import GloriaMonitorTraining
 from .plan_video import GloriaPlanVideo
@@ -19,8 +21,10 @@ from .train_model import GloriaTrainModel
 
 NODES: list[type[io.ComfyNode]] = [
     GloriaLoadModel,
+    GloriaLoadDemoEncoders,
     GloriaLoadAnchors,
     GloriaEncodeAudio,
+    GloriaEncodeTimeline,
     GloriaCondition,
     GloriaPlanVideo,
     GloriaSampleLongVideo,

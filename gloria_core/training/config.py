@@ -55,8 +55,8 @@ class LoraConfig:
 class OptimizerConfig:
     """The paper says "Adam" with weight decay .1: `adam` adds decay to the gradient (L2), `adamw` to the weight.
 
-    `muon` is for training from scratch (ours): orthogonal steps for the matrices of the blocks, of the size that AdamW's
-    would have, and AdamW for the rest.
+    `muon` is for training from scratch (ours): orthogonal steps for the matrices of the blocks, of the size that
+    AdamW's would have, and AdamW for the rest.
     """
 
     name: Literal["adamw", "adam", "adamw8bit", "muon"] = "adamw"

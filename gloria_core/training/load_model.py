@@ -37,7 +37,7 @@ def load_for_training(config: TrainConfig, index: CacheIndex, text_dim: int) -> 
             )
         model = _with_fresh_audio(model, config, index)
     elif is_fresh:
-        model.config = _with_attention(model.config, config)
+        model.config = _with_run_settings(model.config, config, index)
         for block in model.blocks:
             block.self_attn.anchor_attention = config.anchor_attention
     if any(stage.audio for stage in config.stages) and not model.config.gloria.has_audio:
@@ -84,7 +84,7 @@ def _with_fresh_audio(model: GloriaDiT, config: TrainConfig, index: CacheIndex) 
             "audio_branch is true, but the dataset has no speech features: build it with an audio encoder, or set "
             "audio_branch to false."
         )
-    dit = _with_attention(model.config.with_audio(*index.audio_shape), config)
+    dit = _with_run_settings(model.config.with_audio(*index.audio_shape), config, index)
     fresh = GloriaDiT(dit, dtype=DTYPES[config.precision.compute], device="meta")
     weights = dict(model.state_dict())
     for key, tensor in fresh.state_dict().items():
@@ -97,5 +97,6 @@ def _with_fresh_audio(model: GloriaDiT, config: TrainConfig, index: CacheIndex) 
     return fresh
 
 
-def _with_attention(dit: DiTConfig, config: TrainConfig) -> DiTConfig:
-    return replace(dit, gloria=replace(dit.gloria, anchor_attention=config.anchor_attention))
+def _with_run_settings(dit: DiTConfig, config: TrainConfig, index: CacheIndex) -> DiTConfig:
+    """What fresh Gloria weights take from the run and its dataset."""
+    return replace(dit, gloria=replace(dit.gloria, anchor_attention=config.anchor_attention, fps=index.fps))

@@ -15,7 +15,8 @@ from .config import TrainConfig
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _KEPT_WIDTHS, _KEPT_FFN_WIDTHS = 22, 2
-_ADAM_BYTES = {"adamw": 8, "adam": 8, "adamw8bit": 2}  # two moments per weight
+# Two moments per weight; Muon keeps one of most, counted as two.
+_ADAM_BYTES = {"adamw": 8, "adam": 8, "adamw8bit": 2, "muon": 8}
 _CONTEXT_BYTES = 1 << 30  # CUDA itself, kernels' workspaces
 _GIB = 2**30
 

@@ -1,0 +1,54 @@
+"""An output folder enters, the places of everything the demo model's training writes leave."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """Where things are."""
+
+    root: Path
+
+    @property
+    def vae(self) -> Path:
+        """Wan 2.1's format: *Load VAE* reads it."""
+        return self.root / "encoders" / "gloria_demo_vae.safetensors"
+
+    @property
+    def text_encoder(self) -> Path:
+        """*Load Gloria Demo Encoders* reads it."""
+        return self.root / "encoders" / "gloria_demo_text_encoder.safetensors"
+
+    @property
+    def audio_encoder(self) -> Path:
+        """*Load Gloria Demo Encoders* reads it."""
+        return self.root / "encoders" / "gloria_demo_audio_encoder.safetensors"
+
+    @property
+    def encoders(self) -> tuple[Path, Path, Path]:
+        """Everything that a dataset is encoded with."""
+        return self.vae, self.text_encoder, self.audio_encoder
+
+    @property
+    def vae_run(self) -> Path:
+        """Snapshots and metrics of the autoencoder's training."""
+        return self.root / "vae"
+
+    def cache(self, stage: str) -> Path:
+        """The dataset of `base` or `stages`."""
+        return self.root / f"cache_{stage}"
+
+    def run(self, stage: str) -> Path:
+        """The training run of `base` or `stages`."""
+        return self.root / f"run_{stage}"
+
+    @property
+    def fresh_dit(self) -> Path:
+        """The diffusion model before its first step."""
+        return self.root / "fresh_dit.safetensors"
+
+    @property
+    def export(self) -> Path:
+        """The four files as ComfyUI's model folders have them."""
+        return self.root / "models"

@@ -1,0 +1,64 @@
+"""Sizes and files enter, the settings of the shipped trainer's two runs leave: the base, and the paper's stages."""
+
+from typing import Any
+
+from ..training.config import TrainConfig, config_from_dict
+from .files import DemoFiles
+from .sizes import DemoSizes, StageSteps
+from .world_cache import frames_of_window
+
+BASE, STAGES = "base", "stages"
+_NAME = "gloria_demo"
+# No anchors and no speech: text, and a first frame in half of the samples.
+_BASE_CONDITIONS: dict[str, Any] = {
+    "audio": False, "global_anchor": False, "identity_anchors": "none", "prefix_probability": 0.0,
+    "start_probability": 0.5,
+}  # fmt: skip
+
+
+def base_run(sizes: DemoSizes, files: DemoFiles, device: str) -> TrainConfig:
+    """Text- and image-to-video from scratch."""
+    stages = [{"name": "base", "steps": sizes.stages.base, **_BASE_CONDITIONS}]
+    own = {"name": f"{_NAME}_base", "base": str(files.fresh_dit), "audio_branch": False, "stages": stages}
+    return config_from_dict({**_common(sizes, files, device, BASE, sizes.stages.lr), **own})
+
+
+def stages_run(sizes: DemoSizes, files: DemoFiles, device: str, base: str) -> TrainConfig:
+    """The paper's curriculum (sec. 4.4) on that base: speech; global anchor and prefix; identity anchors."""
+    own = {"name": _NAME, "base": base, "audio_branch": True, "stages": paper_stages(sizes.stages)}
+    return config_from_dict({**_common(sizes, files, device, STAGES, sizes.stages.lr / 3), **own})
+
+
+def paper_stages(steps: StageSteps) -> list[dict[str, Any]]:
+    """The stages of `configs/paper_stages.yaml` with the demo's steps."""
+    return [
+        {"name": "audio", "steps": steps.audio, "global_anchor": False, "identity_anchors": "none",
+         "prefix_probability": 0.0},
+        {"name": "global_anchor", "steps": steps.global_anchor, "identity_anchors": "none", "prefix_probability": 0.5},
+        {"name": "identity_anchors", "steps": steps.identity, "identity_anchors": "one_type",
+         "prefix_probability": 0.5},
+        {"name": "both_anchors", "steps": steps.both, "identity_anchors": "both", "prefix_probability": 0.5},
+    ]  # fmt: skip
+
+
+def _common(sizes: DemoSizes, files: DemoFiles, device: str, stage: str, lr: float) -> dict[str, Any]:
+    steps = sizes.stages
+    return {
+        "output": str(files.run(stage)),
+        "data": {"cache": str(files.cache(stage)), "frames": [frames_of_window(sizes, stage)]},
+        "method": "full",
+        # Ten times what the paper fine-tunes with, and orthogonal steps: there is nothing to preserve.
+        "optimizer": {"name": "muon", "lr": lr, "betas": [0.9, 0.95], "weight_decay": 0.05,
+                      "warmup_steps": min(100, steps.base // 3), "schedule": "linear"},
+        # Small pictures lose their content at less noise than large ones: Wan's shift of 5 would skip the details.
+        "timesteps": {"kind": "logit_normal", "shift": 1.0},
+        "precision": {"compute": "bfloat16", "update": "fp32_master"},
+        "memory": {"checkpointing": False},
+        "batch_size": steps.batch,
+        "micro_batch_size": steps.micro_batch,
+        "ema_decay": 0.999,
+        "seed": sizes.seed,
+        "device": device,
+        "validation": {"loss_every": steps.loss_every, "levels": 4, "clips_every": 0},
+        "checkpoints": {"every": steps.checkpoint_every},
+    }  # fmt: skip
