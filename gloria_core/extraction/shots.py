@@ -1,0 +1,55 @@
+"""A video enters, the moments of its cuts leave, found by PySceneDetect's adaptive detector (the extra `anchors`)."""
+
+import logging
+from pathlib import Path
+
+import torch.nn.functional as F
+
+from ..errors import DatasetError
+from .frames import pictures, sample_times
+from .records import Span
+
+# Cuts are looked for on an even grid, so that a variable frame rate is no matter.
+_RATE = 24.0
+_HEIGHT = 144
+_MIN_SHOT_SECONDS = 0.6
+
+
+def require_scenedetect() -> None:
+    """Say what is missing before any work.
+
+    Raises:
+        DatasetError: PySceneDetect cannot be imported.
+    """
+    try:
+        import scenedetect  # noqa: F401
+    except ImportError as error:
+        raise DatasetError(
+            f"Finding cuts needs PySceneDetect ({error}): pip install scenedetect opencv-python-headless. Or set "
+            "shots to none: then every video is taken as one shot."
+        ) from error
+
+
+def find_cuts(video: Path, seconds: float) -> list[float]:
+    """Seconds of the first picture of every shot but the first.
+
+    Raises:
+        DatasetError: PySceneDetect cannot be imported.
+    """
+    require_scenedetect()
+    from scenedetect import AdaptiveDetector, FrameTimecode
+
+    logging.getLogger("pyscenedetect").setLevel(logging.WARNING)
+    detector = AdaptiveDetector(min_scene_len=round(_MIN_SHOT_SECONDS * _RATE))
+    times = sample_times(Span(start=0.0, end=seconds), _RATE)
+    found = []
+    last = None
+    for idx, (_, picture_HWC) in enumerate(pictures(video, times)):
+        last = FrameTimecode(idx, fps=_RATE)
+        size = (min(_HEIGHT, picture_HWC.shape[0]), min(256, picture_HWC.shape[1]))
+        small = F.interpolate(picture_HWC.movedim(-1, 0)[None].float(), size=size, mode="area")[0]
+        bgr = small.flip(0).movedim(0, -1).round().byte().contiguous().numpy()
+        found += detector.process_frame(last, bgr)
+    if last is not None:
+        found += detector.post_process(last)
+    return [cut.frame_num / _RATE for cut in found]

@@ -1,0 +1,48 @@
+"""The shape of every stage: set up once, one record in, records out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from .records import Record
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one copy of a stage occupies."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+class Stage(Protocol):
+    """One step of the pipeline.
+
+    A stage drops nothing silently: a record without good spans goes on with its rejects and is left alone by the rest.
+    """
+
+    name: str
+    resources: Resources
+
+    def setup(self) -> None:
+        """Load what is heavy, in the process that will use it."""
+
+    def process(self, record: Record) -> list[Record]:
+        """One record in, one or (after a split) several out."""
+
+
+class FolderStage:
+    """A stage that reads the folder's videos."""
+
+    name = ""
+    resources = Resources()
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def video(self, record: Record) -> Path:
+        """The record's file."""
+        return self.folder / record.video

@@ -1,0 +1,193 @@
+"""One source video enters, one part file leaves: its records, or the error that it ended in.
+
+A part is named by the content of the video and by its path, written whole or not at all, and used again as long as it
+was made by equal settings. A part with an error, or whose judge did not answer, is made anew by the next run.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.scan_folder import VIDEO_SUFFIXES
+from ..durable_files import commit_json, file_sha256, read_json
+from ..errors import DatasetError, GloriaError
+from .records import Record, from_json, to_json
+from .stage import Stage
+
+logger = logging.getLogger(__name__)
+
+PART_SCHEMA = 1
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitError:
+    """What went wrong with a video."""
+
+    stage: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One video on its way through the stages."""
+
+    video: str
+    """Path inside the folder."""
+    content: str = ""
+    records: tuple[Record, ...] = ()
+    error: UnitError | None = None
+    is_done: bool = False
+    """Its part is on disk already."""
+
+
+@dataclass(frozen=True)
+class PartStore:
+    """The folder of parts and what they must have been made with."""
+
+    folder: Path
+    fingerprint: str
+
+    def path(self, unit: Unit) -> Path:
+        """Where a unit's part is."""
+        place = hashlib.sha256(unit.video.encode()).hexdigest()[:8]
+        return self.folder / f"{unit.content}-{place}.json"
+
+    def has(self, unit: Unit) -> bool:
+        """Whether nothing is left to do."""
+        part = read_json(self.path(unit))
+        return (
+            part is not None
+            and part.get("fingerprint") == self.fingerprint
+            and part.get("error") is None
+            and not _is_unanswered(part)
+        )
+
+    def write(self, unit: Unit) -> None:
+        """Write a unit's part, whole or not at all."""
+        content = {"schema": PART_SCHEMA, "fingerprint": self.fingerprint, **unit_content(replace(unit, is_done=True))}
+        commit_json(self.path(unit), content)
+
+    def read(self, unit: Unit) -> Unit | None:
+        """The finished unit of a video; None: not done yet, or by other settings."""
+        part = read_json(self.path(unit))
+        if part is None or part.get("fingerprint") != self.fingerprint:
+            return None
+        return unit_from_content(part, str(self.path(unit)))
+
+
+def find_videos(folder: Path) -> list[str]:
+    """Paths of all videos in a folder and below, sorted.
+
+    Raises:
+        DatasetError: There are none.
+    """
+    videos = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in VIDEO_SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    if not videos:
+        raise DatasetError(f"There are no videos in {folder} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
+    return videos
+
+
+def open_unit(folder: Path, video: str, store: PartStore | None) -> Unit:
+    """A video's unit, done already if its part is there."""
+    digest = file_sha256(folder / video)
+    if digest is None:
+        error = UnitError(stage="open", kind="DatasetError", message=f"'{video}' cannot be read.")
+        return Unit(video=video, content="unreadable", error=error)
+    content = digest[:_ID_DIGITS]
+    unit = Unit(video=video, content=content, records=(Record(id=content, video=video),))
+    return replace(unit, is_done=store is not None and store.has(unit))
+
+
+class StageRun:
+    """Some stages one behind the other, set up when the first unit arrives in this process."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = list(stages)
+        self.is_set_up = False
+        self.seconds = {stage.name: 0.0 for stage in self.stages}
+
+    def __call__(self, unit: Unit) -> Unit:
+        """The unit after these stages; an error stops it, not the run."""
+        if not self.is_set_up:
+            for stage in self.stages:
+                stage.setup()
+            self.is_set_up = True
+        if unit.is_done or unit.error is not None:
+            return unit
+        for stage in self.stages:
+            started = time.perf_counter()
+            try:
+                records = [out for record in unit.records for out in _step(stage, record)]
+            except Exception as error:
+                logger.warning("%s: %s: %s", unit.video, stage.name, error)
+                return replace(unit, error=_unit_error(stage, error))
+            finally:
+                self.seconds[stage.name] += time.perf_counter() - started
+            unit = replace(unit, records=tuple(records))
+        for record in unit.records:
+            log_rejects(record)
+        return unit
+
+
+def log_rejects(record: Record) -> None:
+    """One line for everything that was refused."""
+    for each in record.rejects:
+        logger.info("%s %.2f-%.2f s: %s: %s", record.video, each.start, each.end, each.stage, each.reason)
+    for each in record.candidates:
+        if each.rejected is not None:
+            logger.info("%s %.2f s: %s %s: %s", record.video, each.time, each.kind, each.label, each.rejected)
+
+
+def _step(stage: Stage, record: Record) -> list[Record]:
+    """The first stage sees the bare file; what has no good stretch left passes by the others."""
+    return stage.process(record) if record.spans or not record.seconds else [record]
+
+
+def _unit_error(stage: Stage, error: Exception) -> UnitError:
+    kind = type(error).__name__
+    # A message of ours is written for people; others are named by their class too.
+    message = str(error) if isinstance(error, GloriaError) else f"{kind}: {error}"
+    return UnitError(stage=stage.name, kind=kind, message=message)
+
+
+def unit_content(unit: Unit) -> dict[str, Any]:
+    """A unit as plain values."""
+    return {
+        "video": unit.video,
+        "content": unit.content,
+        "error": None if unit.error is None else asdict(unit.error),
+        "is_done": unit.is_done,
+        "records": [] if unit.error is not None else to_json(unit.records),
+    }
+
+
+def unit_from_content(content: dict[str, Any], where: str) -> Unit:
+    """The unit again."""
+    error = content["error"]
+    return Unit(
+        video=content["video"],
+        content=content["content"],
+        error=None if error is None else UnitError(**error),
+        is_done=content["is_done"],
+        records=from_json(content["records"], where),
+    )
+
+
+def _is_unanswered(part: dict[str, Any]) -> bool:
+    return any(
+        candidate["evidence"].get("verdict") == "no answer"
+        for record in part["records"]
+        for candidate in record["candidates"]
+    )
