@@ -247,13 +247,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(env_python: str, comfyui: Path, base: Path, port: int) -> Iterator[Server]:
-    """ComfyUI on this machine only, ended when the block is left for whatever reason."""
+def running_server(env_python: str, comfyui: Path, base: Path, port: int, *options: str) -> Iterator[Server]:
+    """ComfyUI on this machine only, with further options, ended when the block is left for whatever reason."""
     log = base / "server.log"
     command = [env_python, str(comfyui / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--user-directory", str(base / "user")]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
-    command += ["--preview-method", "auto"]
+    command += ["--preview-method", "auto", *options]
     if not has_gpu(env_python):
         command.append("--cpu")
     # Bytecode is kept out of the ComfyUI folder, which may not be ours.

@@ -5,12 +5,10 @@ Needs Chromium (Debian: `apt-get install chromium`) and npm, which fetches the p
 Screenshots go to `.quickstart/screenshots/`, to be looked at.
 """
 
-import importlib.util
 import itertools
 import json
 import math
 import os
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -34,13 +32,6 @@ FPS = 24
 pytestmark = pytest.mark.e2e
 
 
-def _load_quickstart() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gloria_quickstart", REPO / "quickstart.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _shorten(source: Path, target: Path, seconds: float) -> None:
     """The first seconds of an Ogg file, copied packet by packet."""
     with av.open(str(source)) as long, av.open(str(target), "w", format="ogg") as short:
@@ -59,31 +50,9 @@ def _speech_frames(speech: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
-        pytest.fail("The browser tests need Chromium: `apt-get install chromium`, or set CHROMIUM to its path.")
-    return found
-
-
-@pytest.fixture(scope="module")
-def node() -> str:
-    """Node.js with playwright-core beside the driver script."""
-    for program in ("node", "npm"):
-        if not shutil.which(program):
-            pytest.fail(f"The browser tests need {program}: `apt-get install nodejs npm`.")
-    if not (HERE / "node_modules" / "playwright-core").is_dir():
-        command = ["npm", "ci", "--prefix", str(HERE), "--no-audit", "--no-fund"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            pytest.fail(f"npm could not fetch playwright-core: {result.stderr}")
-    return shutil.which("node")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType) -> Path:
     """ComfyUI's base directory as the quickstart makes it, with a shorter recording under the same name."""
-    base = _load_quickstart().prepare_base(tmp_path_factory.mktemp("browser"), sys.executable)
+    base = quickstart.prepare_base(tmp_path_factory.mktemp("browser"), sys.executable)
     speech = base / "input" / "speech.ogg"
     speech.unlink()
     _shorten(REPO / "assets" / "speech.ogg", speech, SPEECH_SECONDS)
@@ -91,8 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(base: Path) -> Iterator[object]:
-    quickstart = _load_quickstart()
+def server(base: Path, quickstart: ModuleType) -> Iterator[object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUDA_VISIBLE_DEVICES", "")  # the quickstart then starts ComfyUI with --cpu
         port = quickstart.free_port()

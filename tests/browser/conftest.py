@@ -1,0 +1,44 @@
+"""What all browser tests need: Chromium, Node.js with playwright-core, and the quickstart that starts ComfyUI."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def quickstart() -> ModuleType:
+    """quickstart.py as a module."""
+    spec = importlib.util.spec_from_file_location("gloria_quickstart", REPO / "quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        pytest.fail("The browser tests need Chromium: `apt-get install chromium`, or set CHROMIUM to its path.")
+    return found
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node.js with playwright-core beside the driver script."""
+    for program in ("node", "npm"):
+        if not shutil.which(program):
+            pytest.fail(f"The browser tests need {program}: `apt-get install nodejs npm`.")
+    if not (HERE / "node_modules" / "playwright-core").is_dir():
+        command = ["npm", "ci", "--prefix", str(HERE), "--no-audit", "--no-fund"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            pytest.fail(f"npm could not fetch playwright-core: {result.stderr}")
+    return shutil.which("node")
