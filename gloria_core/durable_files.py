@@ -61,6 +61,18 @@ def publish_file(temporary: Path, path: Path) -> None:
         os.close(folder)
 
 
+def share_file(source: Path, target: Path) -> None:
+    """Give a file that is never written in place a second name; a copy where files cannot be linked."""
+    temporary = target.with_name(target.name + ".tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+    except OSError:
+        commit_file(target, [source.read_bytes()], source.stat().st_size)
+    else:
+        publish_file(temporary, target)
+
+
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, folders included; equal tensors and metadata give equal bytes."""
     partial = path.with_name(f".{path.name}.partial")

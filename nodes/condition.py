@@ -11,11 +11,11 @@ from ..gloria_core.errors import AnchorError, PlanError
 from ..gloria_core.shapes import LatentSize, pixel_multiple
 from .bridge.conditioning import set_values
 from .bridge.images import IMAGE_CHANNELS_VAE, encode_image, encode_start_video, film_latent, wan_latent_channels
+from .bridge.timeline import DEFAULT_FPS, check_timeline, with_cue_of_whole
 from .types import GloriaAnchors, GloriaAudio
 
 MAX_SIDE = 16384
 MAX_LENGTH = 1_000_000
-FPS = 24.0
 
 
 class GloriaCondition(io.ComfyNode):
@@ -65,8 +65,10 @@ class GloriaCondition(io.ComfyNode):
         expression_size: int = 256,
     ) -> io.NodeOutput:
         channels = wan_latent_channels(vae)
+        check_timeline(positive, negative, () if anchors is None else anchors.slots())
         _check_size(width, height, channels)
         audio = _as_features(audio_features)
+        fps = DEFAULT_FPS if audio is None else audio.fps
         pixel_frames = _pixel_frames(length, audio)
         start_HWC = _start_image(start_image, anchors, height, width)
         size = LatentSize.from_pixels(channels, pixel_frames, height, width)
@@ -82,11 +84,10 @@ class GloriaCondition(io.ComfyNode):
             values["clip_vision_output"] = clip_vision_output
         with_speech = {} if audio is None else {"gloria_audio": audio.features_FLC}
         with_silence = {} if audio is None else {"gloria_audio": null_audio(audio.features_FLC)}
-        return io.NodeOutput(
-            set_values(positive, values | with_speech),
-            set_values(negative, values | with_silence),
-            {**latent, "gloria_pixel_frames": pixel_frames},
+        shown = with_cue_of_whole(
+            set_values(positive, values | with_speech), set_values(negative, values | with_silence), pixel_frames, fps
         )
+        return io.NodeOutput(*shown, {**latent, "gloria_pixel_frames": pixel_frames, "gloria_fps": fps})
 
 
 def _inputs() -> list[io.Input]:
@@ -177,7 +178,7 @@ def _check_size(width: int, height: int, channels: int) -> None:
 def _as_features(audio_features: Any) -> AudioFeatures | None:
     if audio_features is None or isinstance(audio_features, AudioFeatures):
         return audio_features
-    return features_from_encoder_output(audio_features, FPS)
+    return features_from_encoder_output(audio_features, DEFAULT_FPS)
 
 
 def _pixel_frames(length: int, audio: AudioFeatures | None) -> int:

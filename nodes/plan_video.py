@@ -6,12 +6,12 @@ from comfy_api.latest import io, ui
 
 from ..gloria_core.sampling.cost import forward_flops, lower_bound_seconds
 from ..gloria_core.sampling.plan import PREFIX_LATENTS, Chunk, ChunkPlan, plan_chunks
-from ..gloria_core.shapes import LatentSize, pixel_frames_for, pixel_span_of_latent
+from ..gloria_core.shapes import LatentSize, pixel_span_of_latent
 from .bridge.estimate import ModelFacts, anchor_tokens, film_size, matmul_rate, model_facts, peak_memory_bytes
 from .bridge.progress import format_seconds
 from .bridge.sampling import chunk_latents_for
+from .bridge.timeline import Timeline, cue_indices, film_timing, timeline_of, unused_cues, with_cue
 
-FPS = 24.0
 _MAX_LISTED_CHUNKS = 24
 
 
@@ -24,8 +24,8 @@ class GloriaPlanVideo(io.ComfyNode):
             node_id="GloriaPlanVideo",
             display_name="Gloria Plan",
             category="Gloria/sampling",
-            description="Says what a long video will take before it is sampled: chunks, tokens, memory, disk space and "
-            "the time below which this machine cannot make it.",
+            description="Says what a long video will take before it is sampled: chunks, the cue each one gets from a "
+            "Gloria Timeline, tokens, memory, disk space and the time below which this machine cannot make it.",
             search_aliases=["estimate time", "vram estimate", "how long", "chunk plan"],
             inputs=_inputs(),
             outputs=[
@@ -47,37 +47,51 @@ class GloriaPlanVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         size = film_size(model, latent)
         plan = plan_chunks(size.frames, chunk_latents_for(chunk_frames), prefix_latents)
-        pixel_frames = latent.get("gloria_pixel_frames", pixel_frames_for(size.frames))
-        tokens_of_slots = anchor_tokens(positive or [])
-        facts = model_facts(model, positive or [])
+        pixel_frames, fps = film_timing(latent)
+        positive = positive or []
+        cues = cue_indices(positive, plan, latent)
+        of_cue = {index: with_cue(positive, [], index)[0] for index in cues}
+        anchors = [anchor_tokens(of_cue[index]) for index in cues]
+        # Cues may switch anchors off: the dearest chunk decides about memory.
+        dearest = max(range(len(cues)), key=lambda index: sum(anchors[index].values()))
+        facts = model_facts(model, positive)
         lines = [
-            *_length_lines(plan, pixel_frames),
-            *_token_lines(plan, size, tokens_of_slots),
-            *_space_lines(model, positive or [], plan, size, facts),
-            *_time_lines(model, plan, size, sum(tokens_of_slots.values()), facts, steps, cfg),
+            *_length_lines(plan, pixel_frames, float(fps), positive, cues),
+            *_token_lines(plan, size, anchors[dearest]),
+            *_space_lines(model, of_cue[cues[dearest]], plan, size, facts),
+            *_time_lines(model, plan, size, [sum(counts.values()) for counts in anchors], facts, steps, cfg),
         ]
         report = "\n".join(lines)
         return io.NodeOutput(report, ui=ui.PreviewText(report))
 
 
-def _length_lines(plan: ChunkPlan, pixel_frames: int) -> list[str]:
+def _length_lines(
+    plan: ChunkPlan, pixel_frames: int, fps: float, positive: list[Any], cues: tuple[int, ...]
+) -> list[str]:
     lines = [
-        f"{pixel_frames} frames, {pixel_frames / FPS:.2f} s at {FPS:g} fps; {plan.total_latents} latents "
+        f"{pixel_frames} frames, {pixel_frames / fps:.2f} s at {fps:g} fps; {plan.total_latents} latents "
         f"in {len(plan.chunks)} chunk{'s' if len(plan.chunks) > 1 else ''}"
     ]
-    lines += [_chunk_line(chunk, pixel_frames) for chunk in plan.chunks[:_MAX_LISTED_CHUNKS]]
-    if len(plan.chunks) > _MAX_LISTED_CHUNKS:
-        lines.append(f"  ... and {len(plan.chunks) - _MAX_LISTED_CHUNKS} more, the last one:")
-        lines.append(_chunk_line(plan.chunks[-1], pixel_frames))
-    return lines
+    timeline = timeline_of(positive)
+    listed = [_chunk_line(chunk, pixel_frames, fps, timeline, cues[chunk.index]) for chunk in plan.chunks]
+    if len(listed) > _MAX_LISTED_CHUNKS:
+        rest = len(listed) - _MAX_LISTED_CHUNKS
+        listed = [*listed[:_MAX_LISTED_CHUNKS], f"  ... and {rest} more, the last one:", listed[-1]]
+    unused = [f"cue {cue.time} covers most of no chunk: {cue.text}" for cue in unused_cues(positive, cues)]
+    return [*lines, *listed, *unused]
 
 
-def _chunk_line(chunk: Chunk, pixel_frames: int) -> str:
+def _chunk_line(chunk: Chunk, pixel_frames: int, fps: float, timeline: Timeline | None, cue_idx: int) -> str:
     first = pixel_span_of_latent(chunk.start)[0]
     stop = min(pixel_span_of_latent(chunk.stop - 1)[1], pixel_frames)
-    seconds = f"{first / FPS:.2f}-{stop / FPS:.2f} s"
+    seconds = f"{first / fps:.2f}-{stop / fps:.2f} s"
     overlap = f", first {chunk.prefix} latents from the chunk before" if chunk.prefix else ""
-    return f"  chunk {chunk.index}: frames {first}-{stop - 1}, {seconds}, {chunk.length} latents{overlap}"
+    line = f"  chunk {chunk.index}: frames {first}-{stop - 1}, {seconds}, {chunk.length} latents{overlap}"
+    if timeline is None:
+        return line
+    labels = timeline.cues[cue_idx].labels
+    anchors = f" [{', '.join(labels)}]" if labels else ""
+    return f"{line}\n    cue {timeline.cues[cue_idx].time}{anchors}: {timeline.prompts[cue_idx]}"
 
 
 def _token_lines(plan: ChunkPlan, size: LatentSize, tokens_of_slots: dict[str, int]) -> list[str]:
@@ -97,13 +111,14 @@ def _space_lines(model: Any, positive: list[Any], plan: ChunkPlan, size: LatentS
 
 
 def _time_lines(
-    model: Any, plan: ChunkPlan, size: LatentSize, num_anchor: int, facts: ModelFacts, steps: int, cfg: float
+    model: Any, plan: ChunkPlan, size: LatentSize, num_anchor: list[int], facts: ModelFacts, steps: int, cfg: float
 ) -> list[str]:
     rate, device = matmul_rate(model)
     passes = steps * (1 if cfg == 1 else 2)
 
     def flops(chunk: Chunk) -> float:
-        return passes * forward_flops(facts.shape, size._replace(frames=chunk.length).grid.count, num_anchor)
+        tokens = size._replace(frames=chunk.length).grid.count
+        return passes * forward_flops(facts.shape, tokens, num_anchor[chunk.index])
 
     total = sum(flops(chunk) for chunk in plan.chunks)
     return [
@@ -143,7 +158,9 @@ def _inputs() -> list[io.Input]:
             tooltip="As in the sampler; 1 needs half the time because the negative prompt is not computed.",
         ),
         io.Conditioning.Input(
-            "positive", optional=True, tooltip="From Gloria Conditioning: counts the tokens of the anchors too."
+            "positive",
+            optional=True,
+            tooltip="From Gloria Conditioning: counts the tokens of the anchors and shows every chunk's cue too.",
         ),
         io.Int.Input(
             "prefix_latents",

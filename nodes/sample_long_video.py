@@ -5,13 +5,16 @@ import time
 from typing import Any
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..gloria_core.sampling.engine import run_chunks
 from ..gloria_core.sampling.journal import Journal
-from ..gloria_core.sampling.plan import PREFIX_LATENTS, ChunkPlan, plan_chunks
+from ..gloria_core.sampling.plan import PREFIX_LATENTS, Chunk, parse_seeds, plan_chunks
 from .bridge.conditioning import model_prefix_mode
-from .bridge.fingerprint import conditioning_fingerprints, fingerprint
+from .bridge.film_inputs import chunk_inputs_of, film_inputs
 from .bridge.paths import jobs_root
+from .bridge.player_previews import ChunkPreviews
+from .bridge.player_status import FilmStatus
 from .bridge.progress import format_seconds
 from .bridge.sampling import (
     SAMPLER_NAMES,
@@ -20,6 +23,7 @@ from .bridge.sampling import (
     FilmProgress,
     check_film,
     chunk_latents_for,
+    cue_chunks,
     environment,
     sample_chunk,
     with_shift,
@@ -76,6 +80,9 @@ class GloriaSampleLongVideo(io.ComfyNode):
         switch_at: float = 0.9,
         prefix_latents: int = PREFIX_LATENTS,
         blend: bool = True,
+        seeds: str = "",
+        preview_vae: Any = None,
+        audio: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         root = jobs_root(job_name)
         low_noise = None if model_low_noise is None else with_shift(model_low_noise, shift)
@@ -83,33 +90,49 @@ class GloriaSampleLongVideo(io.ComfyNode):
         film = Film(high_noise, low_noise, switch_at, positive, negative, latent, steps, cfg, sampler_name, scheduler)
         check_film(film)
         plan = plan_chunks(film.total_latents, chunk_latents_for(chunk_frames), prefix_latents)
+        film = cue_chunks(film, plan)
+        own_seeds = parse_seeds(seeds, plan)
         settings = {"seed": seed, "steps": steps, "cfg": cfg, "sampler_name": sampler_name, "scheduler": scheduler}
-        inputs = _journal_inputs(film, plan, {**settings, "shift": shift}, model, model_low_noise)
+        inputs = film_inputs(film, plan, {**settings, "shift": shift}, model, model_low_noise)
         # Latents given in place come back as they were, so there is nothing to cross-fade.
         is_blended = blend and model_prefix_mode(model) == "concat"
-        with Journal(root, job_name, inputs, plan, film.latent_shape, environment()) as journal:
-            samples = _run(film, plan, seed, journal, is_blended, cls.hidden.unique_id)
+        per_chunk = chunk_inputs_of(film, own_seeds)
+        with Journal(root, job_name, inputs, plan, film.latent_shape, environment(), per_chunk) as journal:
+            previews = ChunkPreviews(film, journal, preview_vae, audio)
+            with FilmStatus(journal.folder, job_name, len(plan.chunks), cls.hidden.unique_id) as status:
+                samples = _run(film, seed, own_seeds, journal, previews, status, is_blended)
         rest = {key: value for key, value in latent.items() if key not in _FORGOTTEN_KEYS}
         return io.NodeOutput({**rest, "samples": samples})
 
 
-def _run(film: Film, plan: ChunkPlan, seed: int, journal: Journal, is_blended: bool, node_id: str | None) -> Any:
+def _run(
+    film: Film,
+    seed: int,
+    own_seeds: dict[int, int],
+    journal: Journal,
+    previews: ChunkPreviews,
+    status: FilmStatus,
+    is_blended: bool,
+) -> Any:
     started = time.monotonic()
-    num_kept = len(journal.kept)
-    progress = FilmProgress(film, len(plan.chunks), num_kept, node_id)
+    plan = journal.plan
+    progress = FilmProgress(film, plan, journal.kept, status)
     opening = _describe_opening(journal)
     log.info("%s: %s", journal.folder, opening)
     progress.say(opening)
-    run_chunks(
-        plan,
-        seed,
-        journal,
-        lambda chunk, chunk_seed, prefix: sample_chunk(film, chunk, chunk_seed, prefix, progress.start_chunk(chunk)),
-        progress.finish_chunk,
-    )
+
+    def denoise(chunk: Chunk, chunk_seed: int, prefix: Tensor | None) -> Tensor:
+        return sample_chunk(film, chunk, chunk_seed, prefix, progress.start_chunk(chunk))
+
+    def finish(chunk: Chunk, _is_kept: bool) -> None:
+        progress.finish_chunk(chunk)
+        status.finish_chunk(chunk.index, previews.make(chunk))
+
+    run_chunks(plan, seed, journal, denoise, finish, own_seeds)
     progress.say("joining chunks")
     samples = journal.film(is_blended)
-    progress.say(f"{len(plan.chunks)} chunks in {format_seconds(time.monotonic() - started)}; {opening}")
+    adopted = f"; {len(journal.adopted)} chunks of an earlier take used again" if journal.adopted else ""
+    progress.say(f"{len(plan.chunks)} chunks in {format_seconds(time.monotonic() - started)}; {opening}{adopted}")
     return samples
 
 
@@ -123,31 +146,6 @@ def _describe_opening(journal: Journal) -> str:
     if journal.changes:
         return f"new job {journal.folder.name}: {', '.join(journal.changes)}"
     return f"new job {journal.folder.name}"
-
-
-def _journal_inputs(
-    film: Film, plan: ChunkPlan, settings: dict[str, Any], model: Any, low_noise: Any | None
-) -> dict[str, dict[str, Any]]:
-    """Everything that decides the latents, by name; models as they came in, so that shift has its own line."""
-    channels, height, width = film.latent_shape
-    values = {
-        **settings,
-        "latent_size": [channels, plan.total_latents, height, width],
-        "chunk_latents": plan.chunk_latents,
-        "prefix_latents": plan.prefix_latents,
-    }
-    digests = {
-        "model": fingerprint(model),
-        "latent": fingerprint({key: film.latent[key] for key in ("samples", "noise_mask") if key in film.latent}),
-    }
-    if low_noise is not None:
-        values["switch_at"] = film.switch_at
-        digests["model_low_noise"] = fingerprint(low_noise)
-    return {
-        **{name: {"value": value} for name, value in values.items()},
-        **{name: {"digest": digest} for name, digest in digests.items()},
-        **conditioning_fingerprints(film.positive, film.negative),
-    }
 
 
 def _inputs() -> list[io.Input]:
@@ -242,4 +240,19 @@ def _inputs() -> list[io.Input]:
             tooltip="Cross-fade the overlap of two chunks (paper). Models that keep given frames untouched need none. "
             "Changing this does not sample again.",
         ),
+        io.String.Input(
+            "seeds",
+            default="",
+            optional=True,
+            advanced=True,
+            tooltip="Seeds of single chunks, counted from 0, for another take of them: '3: 1234, 7: 99'. Chunks before "
+            "the first changed one are used again. 'Redo from here' in the player writes this.",
+        ),
+        io.Vae.Input(
+            "preview_vae",
+            optional=True,
+            tooltip="Decodes finished chunks for the player, which takes some time per chunk; a small VAE (TAEHV) "
+            "hardly any. Without it the player shows rough pictures, at no cost.",
+        ),
+        io.Audio.Input("audio", optional=True, tooltip="The speech, to be heard in the player."),
     ]

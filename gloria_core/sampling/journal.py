@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -32,9 +31,9 @@ from ..durable_files import (
     commit_file,
     commit_json,
     file_sha256,
-    publish_file,
     read_json,
     require_free_bytes,
+    share_file,
     storage_error,
 )
 from ..errors import JournalError
@@ -237,18 +236,11 @@ class Journal(AbstractContextManager["Journal"]):
         return shape == [channels, chunk.length, height, width]
 
     def _take_data(self, folder: Path, chunk: Chunk, record: ChunkRecord) -> bool:
-        """Put another job's chunk file beside ours, checked; files are never written in place, so both may share it."""
+        """Put another job's chunk file into our folder, checked before and after."""
         source, target = data_path(folder, chunk.index), data_path(self.folder, chunk.index)
         if record.sha256 != file_sha256(source) or not self._is_of_shape(source, chunk):
             return False
-        temporary = target.with_name(target.name + ".tmp")
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without links
-            commit_file(target, [source.read_bytes()], source.stat().st_size)
-        else:
-            publish_file(temporary, target)
+        share_file(source, target)
         return file_sha256(target) == record.sha256
 
     def _continues(self, chunk: Chunk) -> bool:

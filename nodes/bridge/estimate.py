@@ -11,6 +11,7 @@ from ...gloria_core.errors import PlanError
 from ...gloria_core.sampling.cost import DiTShape
 from ...gloria_core.shapes import LatentSize
 from .conditioning import Conditioning, input_channels
+from .timeline import active_anchors
 
 _WAN_TEXT_TOKENS = 512
 _MEASURE_SECONDS = 0.2
@@ -53,9 +54,7 @@ def anchor_tokens(positive: Conditioning) -> dict[str, int]:
     """Tokens by anchor slot, for example {"global": 1560, "viewpoint left": 1024}."""
     counts: dict[str, int] = {}
     for _, options in positive[:1]:
-        for latent, (kind, label) in zip(
-            options.get("gloria_anchors", ()), options.get("gloria_anchor_slots", ()), strict=True
-        ):
+        for latent, (kind, label) in zip(*active_anchors(options), strict=True):
             slot = kind if kind == label else f"{kind} {label}"
             counts[slot] = counts.get(slot, 0) + LatentSize(*latent.shape[1:]).grid.count
     return counts

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from .timeline import ACTIVE_ANCHORS, TIMELINE
+
 FULL_WEIGHT_BYTES = 4 << 20
 _NUM_SAMPLES = 1 << 12
 _BLOCK_BYTES = 16 << 20
@@ -31,6 +33,8 @@ _SHARED_GROUPS = {
     "concat_mask": "start_image",
     "clip_vision_output": "clip_vision",
 }
+# They change along the film: `film_inputs.py` counts them chunk by chunk.
+_PER_CHUNK = {TIMELINE, ACTIVE_ANCHORS}
 
 
 def fingerprint(value: Any) -> str:
@@ -41,14 +45,26 @@ def fingerprint(value: Any) -> str:
 def conditioning_fingerprints(positive: list[Any], negative: list[Any]) -> dict[str, dict[str, str]]:
     """Journal inputs of a pair of conditionings, split so that a change can be named: prompt, anchors, audio, ..."""
     groups: dict[str, list[Any]] = {}
+    prompts = {"positive_prompt": positive, "negative_prompt": negative}
     for name, conditioning in (("positive", positive), ("negative", negative)):
-        for embedding, options in conditioning:
-            prompt = {key: value for key, value in options.items() if key not in _SHARED_GROUPS}
-            groups.setdefault(f"{name}_prompt", []).append((embedding, prompt))
+        for _, options in conditioning:
             for key, value in options.items():
                 if key in _SHARED_GROUPS:
                     groups.setdefault(_SHARED_GROUPS[key], []).append((name, key, value))
-    return {group: {"digest": fingerprint(content)} for group, content in groups.items()}
+    digests = {name: prompt_fingerprint(conditioning) for name, conditioning in prompts.items()}
+    digests |= {group: fingerprint(content) for group, content in groups.items()}
+    return {name: {"digest": digest} for name, digest in digests.items()}
+
+
+def prompt_fingerprint(conditioning: list[Any]) -> str:
+    """Digest of the texts of a conditioning and of what belongs to them alone."""
+    elsewhere = _SHARED_GROUPS.keys() | _PER_CHUNK
+    return fingerprint(
+        [
+            (embedding, {key: value for key, value in options.items() if key not in elsewhere})
+            for embedding, options in conditioning
+        ]
+    )
 
 
 def tensor_fingerprint(tensor: torch.Tensor, full_bytes: float = math.inf) -> str:

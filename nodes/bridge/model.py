@@ -31,6 +31,7 @@ from ...gloria_core.model.checkpoint import (
 from ...gloria_core.model.dit import GloriaDiT
 from ...gloria_core.model.presets import DiTConfig
 from .conditioning import fit_length
+from .timeline import active_anchors
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +131,11 @@ class GloriaModel(comfy.model_base.WAN21):
                     "Give reference images through Gloria Anchors and Gloria Conditioning instead."
                 )
         out = super().extra_conds(**kwargs)
-        anchors = kwargs.get("gloria_anchors")
+        anchors, slots = active_anchors(kwargs)
         if anchors:
             device = kwargs["noise"].device
             out["gloria_anchors"] = comfy.conds.CONDList([self.process_latent_in(a.to(device)) for a in anchors])
-            out["gloria_anchor_slots"] = comfy.conds.CONDConstant(tuple(kwargs["gloria_anchor_slots"]))
+            out["gloria_anchor_slots"] = comfy.conds.CONDConstant(tuple(slots))
         audio = kwargs.get("gloria_audio")
         if audio is not None:
             windows = frame_windows(audio, kwargs.get("gloria_first_latent", 0), kwargs["noise"].shape[2])
@@ -147,7 +148,7 @@ class GloriaModel(comfy.model_base.WAN21):
     def extra_conds_shapes(self, **kwargs: Any) -> dict[str, list[int]]:
         """Sizes for the memory estimate: anchors cost what the same number of video cells costs."""
         out = super().extra_conds_shapes(**kwargs)
-        anchors = kwargs.get("gloria_anchors")
+        anchors, _ = active_anchors(kwargs)
         if anchors:
             out["gloria_anchors"] = [1, anchors[0].shape[1], sum(a[0, 0].numel() for a in anchors)]
         return out

@@ -4,8 +4,8 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -18,10 +18,12 @@ from comfyui_version import __version__ as comfyui_version
 from torch import Tensor
 
 from ...gloria_core.errors import JournalError, PlanError
-from ...gloria_core.sampling.plan import Chunk
+from ...gloria_core.sampling.plan import Chunk, ChunkPlan
 from ...gloria_core.shapes import SPATIAL_STRIDE_BY_CHANNELS, latent_frames_for, pixel_frames_for
 from .conditioning import Conditioning, check_model_reads, chunk_inputs, input_channels
-from .progress import format_seconds, show_text
+from .player_status import FilmStatus
+from .progress import format_seconds
+from .timeline import check_timeline, cue_indices, film_timing, unused_cues, with_cue
 from .training_notice import training_beside_us
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Film:
     Args:
         low_noise: the expert for the end of sampling (Wan2.2 A14B), or None for single models.
         switch_at: noise level 0..1 below which `low_noise` takes over.
+        cues: of every chunk, the index of its cue in the timeline that `positive` may carry; see `cue_chunks`.
     """
 
     model: Any
@@ -51,6 +54,7 @@ class Film:
     cfg: float
     sampler_name: str
     scheduler: str
+    cues: tuple[int, ...] = ()
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -94,8 +98,18 @@ def check_film(film: Film) -> None:
             raise PlanError(f"The {name} conditioning is empty. Connect Gloria Conditioning.")
     if samples.shape[0] != 1:
         raise PlanError(f"The latent holds {samples.shape[0]} videos, a film has one. Pick one with Latent From Batch.")
+    slots = [slot for _, options in film.positive for slot in options.get("gloria_anchor_slots", ())]
+    check_timeline(film.positive, film.negative, slots)
     _check_steps(film)
     _warn_about_short_audio(film)
+
+
+def cue_chunks(film: Film, plan: ChunkPlan) -> Film:
+    """The film with the cue of every chunk; cues that come too short are named in the log."""
+    cues = cue_indices(film.positive, plan, film.latent)
+    for cue in unused_cues(film.positive, cues):
+        log.warning("The cue at %s covers most of no chunk, so nothing of it is seen: %s", cue.time, cue.text)
+    return replace(film, cues=cues)
 
 
 def chunk_latents_for(chunk_frames: int) -> int:
@@ -131,7 +145,8 @@ def num_high_noise_steps(film: Film, sigmas: Tensor) -> int:
 
 def sample_chunk(film: Film, chunk: Chunk, seed: int, prefix: Tensor | None, on_step: StepCallback) -> Tensor:
     """Clean raw latents [1, C, length, h, w] of one chunk; with one model exactly what KSampler computes."""
-    positive, negative, latent = chunk_inputs(film.model, film.positive, film.negative, film.latent, chunk, prefix)
+    prompts = with_cue(film.positive, film.negative, film.cues[chunk.index])
+    positive, negative, latent = chunk_inputs(film.model, *prompts, film.latent, chunk, prefix)
     image, mask = latent["samples"], latent.get("noise_mask")
     noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
     sigmas = film_sigmas(film)
@@ -161,22 +176,23 @@ def sample_chunk(film: Film, chunk: Chunk, seed: int, prefix: Tensor | None, on_
 class FilmProgress:
     """One bar over all steps of all chunks, a preview per step, and the time left under the node."""
 
-    def __init__(self, film: Film, num_chunks: int, num_kept: int, node_id: str | None) -> None:
+    def __init__(self, film: Film, plan: ChunkPlan, kept: Collection[int], status: FilmStatus) -> None:
         sigmas = film_sigmas(film)
         self._steps = len(sigmas) - 1
         self._num_high = num_high_noise_steps(film, sigmas)
-        self._num_chunks = num_chunks
+        self._num_chunks = len(plan.chunks)
+        self._to_sample = [chunk.index for chunk in plan.chunks if chunk.index not in kept]
         self._done = 0  # steps of chunks behind us, kept ones included
         self._measured = 0
-        self._remaining_chunks = num_chunks - num_kept
         self._started = time.monotonic()
-        self._node_id = node_id
-        self._bar = comfy.utils.ProgressBar(num_chunks * self._steps)
+        self._status = status
+        self._bar = comfy.utils.ProgressBar(self._num_chunks * self._steps)
         self._previewer = latent_preview.get_previewer(film.model.load_device, film.model.model.latent_format)
 
     def start_chunk(self, chunk: Chunk) -> StepCallback:
         """The sampler's callback for one chunk."""
         calls = 0
+        num_chunks_left = sum(index >= chunk.index for index in self._to_sample)
         run = training_beside_us()
         beside = f"\nslower: {run} trains on the same device; stop it with Gloria Train Monitor" if run else ""
 
@@ -192,27 +208,26 @@ class FilmProgress:
             self._measured += 1
             preview = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
             self._bar.update_absolute(self._done + calls, preview=preview)
-            left = self._remaining_chunks * self._steps - calls
+            eta = self._time_for(num_chunks_left * self._steps - calls)
+            self._status.update(chunk=chunk.index, step=calls, num_steps=self._steps, eta_seconds=eta)
             step = f"chunk {chunk.index + 1}/{self._num_chunks}, step {calls}/{self._steps}"
-            self.say(f"{step}, ETA {self._time_for(left)}{beside}")
+            self.say(f"{step}, ETA {format_seconds(eta)}{beside}")
 
         return on_step
 
-    def finish_chunk(self, _chunk: Chunk, is_kept: bool) -> None:
+    def finish_chunk(self, _chunk: Chunk) -> None:
         """Move the bar behind a chunk, sampled now or kept from an earlier run."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._done += self._steps
-        if not is_kept:
-            self._remaining_chunks -= 1
         self._bar.update_absolute(self._done)
 
     def say(self, text: str) -> None:
         """Show a line under the node."""
-        show_text(text, self._node_id)
+        self._status.say(text)
 
-    def _time_for(self, num_steps: int) -> str:
+    def _time_for(self, num_steps: int) -> float:
         elapsed = time.monotonic() - self._started
-        return format_seconds(max(0, num_steps) * elapsed / self._measured)
+        return max(0, num_steps) * elapsed / self._measured
 
 
 def environment() -> dict[str, str]:
@@ -253,7 +268,7 @@ def _check_steps(film: Film) -> None:
 
 
 def _warn_about_short_audio(film: Film) -> None:
-    needed = film.latent.get("gloria_pixel_frames", pixel_frames_for(film.total_latents))
+    needed, _ = film_timing(film.latent)
     lengths = [len(options["gloria_audio"]) for _, options in film.positive if options.get("gloria_audio") is not None]
     if lengths and min(lengths) < needed:
         log.warning(

@@ -13,8 +13,8 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 from toy_film import INPUTS, SHAPE_CHW, toy_denoise
 
+from gloria_core import durable_files
 from gloria_core.errors import PlanError
-from gloria_core.sampling import journal as journal_module
 from gloria_core.sampling.engine import run_chunks
 from gloria_core.sampling.job_folder import describe_chunk_changes, job_folders, job_of_folder
 from gloria_core.sampling.journal import Journal
@@ -131,7 +131,7 @@ def test_chunks_are_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
         raise OSError(1, "Operation not permitted")
 
     make_take(tmp_path)
-    monkeypatch.setattr(journal_module.os, "link", no_links)
+    monkeypatch.setattr(durable_files.os, "link", no_links)
     film, sampled, journal = make_take(tmp_path, seeds={3: 99})
     assert sampled == list(range(3, NUM_CHUNKS))
     assert (journal.folder / "chunk_00000.safetensors").stat().st_nlink == 1

@@ -164,7 +164,7 @@ def test_nothing_that_was_given_is_changed(vae, anchors):
 def test_without_images_and_audio_only_the_prompt_remains(vae):
     positive, negative, latent = condition(vae)
     assert set(positive[0][1]) == set(negative[0][1]) == {"pooled_output", "gloria_first_latent"}
-    assert set(latent) == {"samples", "gloria_pixel_frames"}
+    assert set(latent) == {"samples", "gloria_pixel_frames", "gloria_fps"}
     assert not latent["samples"].any()
 
 

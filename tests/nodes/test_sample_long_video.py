@@ -238,11 +238,11 @@ def test_cancel_keeps_finished_chunks_and_the_same_queue_resumes(models, monkeyp
     seen = []
     original = sampling.FilmProgress.finish_chunk
 
-    def cancel_after_two(self, chunk, is_kept):
+    def cancel_after_two(self, chunk):
         seen.append(chunk.index)
         if chunk.index == 1:
             comfy.model_management.interrupt_current_processing(True)
-        original(self, chunk, is_kept)
+        original(self, chunk)
 
     monkeypatch.setattr(sampling.FilmProgress, "finish_chunk", cancel_after_two)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
