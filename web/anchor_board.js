@@ -5,6 +5,7 @@ import { api } from '../../scripts/api.js';
 import { listen, slotsForFiles } from './anchor_board_input.js';
 import { BoardView, SLOTS } from './anchor_board_view.js';
 import { mediaUrl, post, uploadImage } from './lib/api.js';
+import { replaceStale } from './lib/dom.js';
 import { texts } from './lib/text.js';
 
 const NODE = 'GloriaLoadAnchors';
@@ -188,7 +189,10 @@ function makeWidget(node, name) {
   });
   // Links change one by one while a workflow opens: look once, when it is done.
   follow(node, 'onConnectionsChange', () => queueMicrotask(() => board.readLinks()));
-  follow(node, 'onConfigure', () => queueMicrotask(() => board.readLinks()));
+  follow(node, 'onConfigure', () => {
+    queueMicrotask(() => board.readLinks());
+    replaceStale(node, board.view.root, '.gloria-board');
+  });
   follow(node, 'onExecuted', (output) => board.markUsed(output?.gloria_anchors?.[0] ?? {}));
   node.gloriaBoard = board;
   return { widget: board.widget };

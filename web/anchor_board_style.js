@@ -26,6 +26,7 @@ export const BOARD_STYLE = `
   width: 100%; height: 100%; fill: none; stroke: currentColor; stroke-width: 1.6; stroke-linecap: round;
   stroke-linejoin: round;
 }
+.gloria-board svg * { vector-effect: non-scaling-stroke; }
 .gloria-board svg .dot { stroke-width: 3.4; }
 .gloria-slot {
   position: relative; min-width: 0; min-height: 0; overflow: hidden; border-radius: 6px; cursor: pointer; outline: none;

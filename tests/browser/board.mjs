@@ -184,8 +184,7 @@ async function useKeys(page) {
   report.deleted = await readFiles(page);
   report.nodesAfterDelete = await page.evaluate(() => window.app.graph.nodes.length);
   await page.keyboard.press('Control+Z');
-  await page.waitForTimeout(600);
-  report.undone = await readFiles(page);
+  report.undone = await waitForSlots(page, Object.keys(report.pasted));
   await slot(page, 'disgust').focus();
   const chooser = page.waitForEvent('filechooser', { timeout: STEP_MS });
   await page.keyboard.press('Enter');

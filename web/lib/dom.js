@@ -37,3 +37,20 @@ export function styleSheet(id, css) {
 export function keepEvents(root, kinds) {
   for (const kind of kinds) root.addEventListener(kind, (event) => event.stopPropagation());
 }
+
+/**
+ * Call from a DOM widget's `onConfigure`. After an undo, Nodes 2.0 may go on showing the element of the node that was
+ * there before under the same id: it puts a widget's element into the page only once. Ours takes its place.
+ * @param {{id: string | number}} node
+ * @param {HTMLElement} root the widget's element
+ * @param {string} selector finds such an element
+ */
+export function replaceStale(node, root, selector) {
+  // Two frames: the page has then taken over the new graph.
+  requestAnimationFrame(() =>
+    requestAnimationFrame(() => {
+      const shown = document.querySelector(`[data-node-id="${node.id}"] ${selector}`);
+      if (shown && shown !== root) shown.replaceWith(root);
+    }),
+  );
+}
