@@ -5,6 +5,8 @@ from comfy_api.latest import ComfyExtension, io
 from .bridge.model import register_gloria_model
 from .bridge.routes import register_routes
 from .bridge.routes_anchors import ANCHOR_ROUTES
+from .bridge.routes_films import FILM_ROUTES
+from .bridge.routes_timeline import TIMELINE_ROUTES
 from .bridge.training_notice import register_training_notice
 from .build_dataset import GloriaBuildDataset
 from .condition import GloriaCondition
@@ -40,7 +42,7 @@ class GloriaExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         register_gloria_model()
-        register_routes(ANCHOR_ROUTES)
+        register_routes((*ANCHOR_ROUTES, *FILM_ROUTES, *TIMELINE_ROUTES))
         register_training_notice()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
