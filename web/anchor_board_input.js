@@ -50,7 +50,9 @@ function neighbour(board, slot, [right, down]) {
   const far = (name) => {
     const [dx, dy] = [center(name)[0] - x, center(name)[1] - y];
     const ahead = dx * right + dy * down;
-    return ahead < 4 ? Infinity : ahead + 2 * Math.abs(dx * down + dy * right);
+    // Slots of one group are nearer to each other than they look.
+    const isOfGroup = board.view.slots[name].root.parentElement === board.view.slots[slot].root.parentElement;
+    return ahead < 4 ? Infinity : (ahead + 2 * Math.abs(dx * down + dy * right)) * (isOfGroup ? 1 : 1.5);
   };
   const [nearest] = SLOTS.filter((name) => name !== slot).sort((a, b) => far(a) - far(b));
   return far(nearest) < Infinity ? nearest : slot;
