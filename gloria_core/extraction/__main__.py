@@ -44,6 +44,7 @@ def extract(folder: Path, settings: ExtractionSettings, backends: Backends, runn
     Raises:
         DatasetError: No videos, nothing left to train on, or a dataset.json that is not ours.
     """
+    folder = folder.resolve()  # workers may stand elsewhere
     work = folder / WORK_FOLDER
     require_ours(folder, work)
     if settings.footage.shots == "detect":

@@ -14,7 +14,7 @@ from .choose import diverse_best, fitted_crop, quality_score
 from .frames import crop_box, exposure, pictures, sharpness, thumbnail
 from .records import Candidate, Record, Span
 from .settings import AnchorThresholds, ExpressionThresholds
-from .stage import FolderStage
+from .stage import FolderStage, resources_of
 
 # A crop as sharp as this is as good as any.
 _FULLY_SHARP = 150.0
@@ -37,6 +37,7 @@ class Measure(FolderStage):
     ) -> None:
         super().__init__(folder)
         self.thresholds, self.expressions, self.people, self.faces = thresholds, expressions, people, faces
+        self.resources = resources_of(people, faces)
 
     def setup(self) -> None:
         """Load the detectors."""

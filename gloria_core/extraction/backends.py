@@ -1,7 +1,7 @@
 """What the pipeline asks of models, as protocols: who is there, how they stand, what their face says, what is heard.
 
 A backend has a `name`, which is part of a part's fingerprint, and `setup()`, which loads weights once in the process
-that uses them. Pictures are uint8 [H, W, 3].
+that uses them; one that runs on a GPU says by `gpus` which share of it a copy takes. Pictures are uint8 [H, W, 3].
 """
 
 from collections.abc import Mapping, Sequence

@@ -143,15 +143,17 @@ def _post(endpoint: Endpoint, path: str, body: bytes) -> bytes:
     except (OSError, UnicodeError) as error:
         raise EndpointError(f"no connection ({type(error).__name__})", is_worth_retrying=True) from None
     try:
+        # The connection lets go of it when the other side will close.
+        sock = connection.sock
         connection.request("POST", parts.path.rstrip("/") + path, body, headers)
-        connection.sock.settimeout(_left(deadline))
+        sock.settimeout(_left(deadline))
         response = connection.getresponse()
         if 300 <= response.status < 400:
             raise EndpointError(f"it answered with a redirect ({response.status})", is_worth_retrying=False)
         if response.status != 200:
             again = response.status in (408, 429) or response.status >= 500
             raise EndpointError(f"it answered with status {response.status}", is_worth_retrying=again)
-        return _read(response, connection.sock, endpoint.max_bytes, deadline)
+        return _read(response, sock, endpoint.max_bytes, deadline)
     except TimeoutError:
         raise EndpointError(f"no answer within {endpoint.timeout_seconds:g} s", is_worth_retrying=True) from None
     except (OSError, http.client.HTTPException, ValueError) as error:

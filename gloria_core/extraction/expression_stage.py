@@ -10,7 +10,7 @@ from .choose import fitted_crop
 from .frames import crop_box, pictures, sample_times
 from .records import Candidate, Record, Reject, Span
 from .settings import AnchorThresholds, ExpressionThresholds
-from .stage import FolderStage
+from .stage import FolderStage, resources_of
 
 
 class Expressions(FolderStage):
@@ -28,6 +28,7 @@ class Expressions(FolderStage):
     ) -> None:
         super().__init__(folder)
         self.thresholds, self.anchors, self.faces, self.classifier = thresholds, anchors, faces, classifier
+        self.resources = resources_of(faces, classifier)
 
     def setup(self) -> None:
         """Load detector and classifier."""

@@ -12,7 +12,7 @@ from .frames import exposure, luma, pictures, sample_times, sharpness
 from .records import Record, Reject, Span, cut
 from .settings import FootageThresholds
 from .shots import find_cuts
-from .stage import FolderStage
+from .stage import FolderStage, resources_of
 
 # What an encoder changes on a picture that it repeats stays below this.
 _STILL = 2 / 255
@@ -128,6 +128,7 @@ class SinglePerson(FolderStage):
     def __init__(self, folder: Path, thresholds: FootageThresholds, detector: PersonDetector) -> None:
         super().__init__(folder)
         self.thresholds, self.detector = thresholds, detector
+        self.resources = resources_of(detector)
 
     def setup(self) -> None:
         """Load the detector."""
@@ -159,6 +160,7 @@ class SyncFilter(FolderStage):
     def __init__(self, folder: Path, thresholds: FootageThresholds, scorer: SyncScorer) -> None:
         super().__init__(folder)
         self.thresholds, self.scorer = thresholds, scorer
+        self.resources = resources_of(scorer)
 
     def setup(self) -> None:
         """Load the scorer."""
@@ -215,6 +217,7 @@ class Captions(FolderStage):
     def __init__(self, folder: Path, fps: float, captioner: Captioner) -> None:
         super().__init__(folder)
         self.fps, self.captioner = fps, captioner
+        self.resources = resources_of(captioner)
 
     def setup(self) -> None:
         """Load the captioner."""

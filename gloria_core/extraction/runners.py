@@ -5,6 +5,7 @@ Both do the same work on the same units and write the same bytes.
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -47,7 +48,7 @@ class LocalRunner:
     ) -> list[Unit]:
         """Make every part that is missing."""
         store.folder.mkdir(parents=True, exist_ok=True)
-        run = StageRun(stages)
+        run = StageRun(folder, stages)
         self.seconds = run.seconds
         units = []
         for idx, video in enumerate(videos):
@@ -78,11 +79,12 @@ class RayRunner:
         except ImportError as error:
             raise DatasetError(f"This runner needs Ray Data ({error}): pip install 'ray[data]'.") from error
         store.folder.mkdir(parents=True, exist_ok=True)
-        if not ray.is_initialized():
-            ray.init(address=self.address, num_cpus=None if self.address else self.workers, log_to_driver=False)
-        folder, store = folder.resolve(), PartStore(store.folder.resolve(), store.fingerprint)
-        rows = ray.data.from_items([{"video": video, "unit": b""} for video in videos], override_num_blocks=len(videos))
         groups = list(stage_groups(stages))
+        if not ray.is_initialized():
+            # Every worker of every group waits for its place, however few processors there are.
+            places = math.ceil(self.workers * sum(group[0].resources.cpus for group in groups))
+            ray.init(address=self.address, num_cpus=None if self.address else places, log_to_driver=False)
+        rows = ray.data.from_items([{"video": video, "unit": b""} for video in videos], override_num_blocks=len(videos))
         for idx, group in enumerate(groups):
             rows = rows.map(
                 _RayStages,
@@ -103,7 +105,7 @@ class _RayStages:
 
     def __init__(self, folder: Path, stages: Sequence[Stage], store: PartStore, is_last: bool) -> None:
         self.folder, self.store, self.is_last = folder, store, is_last
-        self.run = StageRun(stages)
+        self.run = StageRun(folder, stages)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = _unpacked(row) if row["unit"] else open_unit(self.folder, row["video"], self.store)

@@ -59,7 +59,7 @@ class AnchorThresholds:
     """From here on more pixels are no better."""
     full_head_height: int = 256
     body_margin: float = 0.06
-    head_margin: float = 0.3
+    head_margin: float = 0.25
     """What is added around a face on every side, in parts of its box, to show the whole head."""
     border: float = 0.02
     """A body nearer to the picture's side than this is cut off."""

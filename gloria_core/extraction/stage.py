@@ -15,6 +15,11 @@ class Resources:
     gpus: float = 0.0
 
 
+def resources_of(*backends: object) -> Resources:
+    """What a stage occupies that runs these backends: the largest share of a GPU that one of them asks for."""
+    return Resources(gpus=max(getattr(backend, "gpus", 0.0) for backend in backends))
+
+
 class Stage(Protocol):
     """One step of the pipeline.
 

@@ -30,6 +30,8 @@ EXPRESSION_NAMES = {
     "happiness": "happy",
 }
 _PERSON = "person"
+# Four copies share a GPU.
+_GPU_SHARE = 0.25
 
 
 @dataclass
@@ -49,6 +51,11 @@ class PersonModel:
     def name(self) -> str:
         """Folder and threshold."""
         return f"{self.folder.name} {self.min_score}"
+
+    @property
+    def gpus(self) -> float:
+        """Share of a GPU."""
+        return _GPU_SHARE if self.device == "cuda" else 0.0
 
     def setup(self) -> None:
         """Load the weights.
@@ -93,6 +100,11 @@ class ExpressionModel:
     def name(self) -> str:
         """Folder."""
         return self.folder.name
+
+    @property
+    def gpus(self) -> float:
+        """Share of a GPU."""
+        return _GPU_SHARE if self.device == "cuda" else 0.0
 
     def setup(self) -> None:
         """Load the weights.

@@ -6,6 +6,7 @@ was made by equal settings. A part with an error, or whose judge did not answer,
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -113,7 +114,8 @@ def open_unit(folder: Path, video: str, store: PartStore | None) -> Unit:
 class StageRun:
     """Some stages one behind the other, set up when the first unit arrives in this process."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
+    def __init__(self, folder: Path, stages: Sequence[Stage]) -> None:
+        self.folder = folder
         self.stages = list(stages)
         self.is_set_up = False
         self.seconds = {stage.name: 0.0 for stage in self.stages}
@@ -132,7 +134,7 @@ class StageRun:
                 records = [out for record in unit.records for out in _step(stage, record)]
             except Exception as error:
                 logger.warning("%s: %s: %s", unit.video, stage.name, error)
-                return replace(unit, error=_unit_error(stage, error))
+                return replace(unit, error=_unit_error(stage, error, self.folder))
             finally:
                 self.seconds[stage.name] += time.perf_counter() - started
             unit = replace(unit, records=tuple(records))
@@ -155,11 +157,12 @@ def _step(stage: Stage, record: Record) -> list[Record]:
     return stage.process(record) if record.spans or not record.seconds else [record]
 
 
-def _unit_error(stage: Stage, error: Exception) -> UnitError:
+def _unit_error(stage: Stage, error: Exception, folder: Path) -> UnitError:
     kind = type(error).__name__
     # A message of ours is written for people; others are named by their class too.
     message = str(error) if isinstance(error, GloriaError) else f"{kind}: {error}"
-    return UnitError(stage=stage.name, kind=kind, message=message)
+    # Where the folder lies on this machine is no property of the video.
+    return UnitError(stage=stage.name, kind=kind, message=message.replace(f"{folder}{os.sep}", ""))
 
 
 def unit_content(unit: Unit) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from .viewpoint import wrapped
 
+# Frames whose windows are in memory at once.
+_BLOCK = 4096
 CENTERS = {"front": 0.0, "right": 90.0, "back": 180.0, "left": -90.0}
 
 
@@ -56,16 +58,23 @@ def circular_median(psi_T: np.ndarray, window: int) -> np.ndarray:
     """Running median over an odd number of frames of angles that wrap at 180; towards the ends over fewer."""
     half, num = window // 2, len(psi_T)
     padded = np.pad(psi_T, half, constant_values=np.nan)
-    window_TW = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    windows_TW = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
     # A window that hangs over an end would look to one side only and slow a turn down.
     reach_T = np.minimum(np.arange(num), np.arange(num)[::-1])
+    blocks = [slice(start, start + _BLOCK) for start in range(0, num, _BLOCK)]
+    medians = [_median(windows_TW[block], np.minimum(reach_T[block], half)) for block in blocks]
+    return np.where(np.isnan(psi_T), np.nan, np.concatenate(medians))
+
+
+def _median(window_TW: np.ndarray, reach_T: np.ndarray) -> np.ndarray:
+    """The circular median of each row, up to `reach_T` from its middle."""
+    half = window_TW.shape[1] // 2
     window_TW = np.where(np.abs(np.arange(-half, half + 1)) <= reach_T[:, None], window_TW, np.nan)
     radians_TW = np.radians(window_TW)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # windows without any body stay NaN
         middle_T = np.degrees(np.arctan2(np.nanmean(np.sin(radians_TW), 1), np.nanmean(np.cos(radians_TW), 1)))
-        median_T = wrapped(middle_T + np.nanmedian(wrapped(window_TW - middle_T[:, None]), axis=1))
-    return np.where(np.isnan(psi_T), np.nan, median_T)
+        return wrapped(middle_T + np.nanmedian(wrapped(window_TW - middle_T[:, None]), axis=1))
 
 
 def held_views(psi_T: np.ndarray, half_width: float, hysteresis: float) -> list[str | None]:

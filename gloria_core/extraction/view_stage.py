@@ -9,7 +9,7 @@ from .backends import BodyPose
 from .pose_files import BodyTrack
 from .records import Candidate, Record, Reject, Span
 from .settings import ExtractionSettings
-from .stage import FolderStage
+from .stage import FolderStage, resources_of
 from .view_bands import best_moments, label_views
 
 _MOMENTS_PER_RUN = 3
@@ -23,6 +23,7 @@ class Viewpoints(FolderStage):
     def __init__(self, folder: Path, settings: ExtractionSettings, body: BodyPose) -> None:
         super().__init__(folder)
         self.settings, self.body = settings, body
+        self.resources = resources_of(body)
 
     def setup(self) -> None:
         """Load the pose estimator."""

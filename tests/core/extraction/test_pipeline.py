@@ -92,8 +92,8 @@ def test_viewpoints_of_random_turns_are_right(footage):
 def test_expressions_are_read_with_a_classifier_made_for_toy_faces(tmp_path):
     right, found = 0, []
     truth = {}
-    for index in range(3):
-        moods = [(1.6 * k, EXPRESSIONS[(3 * k + index) % 8]) for k in range(10)]
+    for index in range(2):
+        moods = [(2.0 * k, EXPRESSIONS[(3 * k + index) % 8]) for k in range(8)]
         source = toy_source(10 + index, facings=((0.0, "front"),), moods=moods, seconds=16.0)
         source, path = make_footage(tmp_path, 10 + index, source)
         truth[path.name] = source
@@ -103,8 +103,8 @@ def test_expressions_are_read_with_a_classifier_made_for_toy_faces(tmp_path):
             if anchor.kind == "expression":
                 found.append(anchor)
                 right += anchor.label == truth[source.video].program.expression_at(anchor.time)
-                assert tuple(read_picture(tmp_path / source.video, anchor.time, anchor.box).shape[:2])[0] >= 96
-    assert len(found) >= 18
+                assert read_picture(tmp_path / source.video, anchor.time, anchor.box).shape[0] >= 96
+    assert len(found) >= 12
     assert right / len(found) >= 0.9
     assert len({anchor.label for anchor in found}) == 8
 
@@ -126,7 +126,7 @@ def test_clips_are_five_seconds_and_globals_lie_inside_and_outside(tmp_path):
 
 
 def test_body_crops_hold_the_body(tmp_path):
-    source, path = make_footage(tmp_path, 3, noise=0.0)
+    source, _ = make_footage(tmp_path, 3, noise=0.0)
     extract(tmp_path, SETTINGS, toy_backends(), LocalRunner())
     (found,) = read_manifest(tmp_path).sources
     for anchor in found.anchors:

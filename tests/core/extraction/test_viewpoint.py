@@ -41,7 +41,7 @@ NUM = 2000
 
 
 def random_world(seed=0, num=NUM):
-    """Cameras and upright people in a world whose y points up; psi by plan geometry on the ground, no cross products."""
+    """Cameras and upright people in a world whose y points up; psi by bearings on the ground."""
     rng = np.random.default_rng(seed)
     camera = np.stack([rng.uniform(-4, 4, num), rng.uniform(0.3, 3, num), rng.uniform(-4, 4, num)], -1)
     person = camera + np.stack([rng.uniform(-5, 5, num), rng.uniform(-1, 1, num), rng.uniform(-5, 5, num)], -1)

@@ -1,0 +1,307 @@
+"""Runners, parts and bad files: equal bytes, nothing lost, nothing twice, an error row for what cannot be used.
+
+Run: python -m pytest tests/core/extraction/test_units.py
+"""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+sys.path.append(str(Path(__file__).resolve().parent))
+
+from toy_scene import toy_source, write_joints_file, write_smpl_file, write_toy_video
+
+from gloria_core.data.manifest import read_manifest
+from gloria_core.errors import DatasetError
+from gloria_core.extraction import view_stage
+from gloria_core.extraction.__main__ import extract, main, read_settings
+from gloria_core.extraction.backends import Backends
+from gloria_core.extraction.collect import REPORT_NAME
+from gloria_core.extraction.footage_stages import Probe
+from gloria_core.extraction.pipeline import fingerprint, make_stages
+from gloria_core.extraction.pose_files import PoseFiles
+from gloria_core.extraction.records import Record, Span, cut
+from gloria_core.extraction.runners import LocalRunner, RayRunner
+from gloria_core.extraction.stage import Resources
+from gloria_core.extraction.units import PartStore, find_videos
+
+REPO = Path(__file__).resolve().parents[3]
+SETTINGS_YAML = """\
+clip_frames: 49
+hold_out_every: 0
+footage: {shots: none, min_side: 64}
+anchors: {min_body_height: 64, min_head_height: 48, full_body_height: 100, full_head_height: 64}
+"""
+FACINGS = ((0.0, "front"), (1.2, "left"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Six short videos; tests copy them."""
+    folder = tmp_path_factory.mktemp("small")
+    for index in range(6):
+        source = toy_source(index, facings=FACINGS, moods=((0.0, "happy"),), seconds=4.0, size=128)
+        write_toy_video(folder / f"v{index}.mp4", source, audio=index != 1)
+        (write_smpl_file if index % 2 else write_joints_file)(
+            folder / f"v{index}.{'smpl' if index % 2 else 'joints'}.npz", source
+        )
+    (folder / "v0.txt").write_text("a toy character turns to the left", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def footage(small, tmp_path):
+    folder = tmp_path / "footage"
+    shutil.copytree(small, folder)
+    (tmp_path / "settings.yaml").write_text(SETTINGS_YAML)
+    return folder
+
+
+def settings_of(folder):
+    return read_settings(folder.parent / "settings.yaml")
+
+
+def poses():
+    files = PoseFiles()
+    return Backends(body=files, people=files, faces=files)
+
+
+def run(folder, runner=None):
+    extract(folder, settings_of(folder), poses(), runner or LocalRunner())
+    return (folder / "dataset.json").read_bytes()
+
+
+def errors_of(folder):
+    report = json.loads((folder / "extraction" / REPORT_NAME).read_text())
+    return {row["video"]: row["message"] for row in report["errors"]}
+
+
+def parts_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "extraction" / "parts").glob("*.json")}
+
+
+def test_a_second_run_does_nothing_and_changes_nothing(footage):
+    first = run(footage)
+    stamps = {path: path.stat().st_mtime_ns for path in (footage / "extraction" / "parts").iterdir()}
+    runner = LocalRunner()
+    assert run(footage, runner) == first
+    assert {path: path.stat().st_mtime_ns for path in (footage / "extraction" / "parts").iterdir()} == stamps
+    assert not any(runner.seconds.values())
+
+
+def test_other_settings_make_all_parts_anew(footage):
+    run(footage)
+    before = parts_of(footage)
+    (footage.parent / "settings.yaml").write_text(SETTINGS_YAML.replace("49", "33"))
+    run(footage)
+    after = parts_of(footage)
+    assert before.keys() == after.keys()
+    assert all(before[name] != after[name] for name in before)
+
+
+def test_order_and_interruption_do_not_matter(footage, small):
+    whole = run(footage)
+    other = footage.parent / "other"
+    shutil.copytree(small, other)
+    settings = settings_of(footage)
+    store = PartStore(other / "extraction" / "parts", fingerprint(settings, poses()))
+    videos = find_videos(other)
+    LocalRunner().run(other, videos[::-1][:2], make_stages(other, settings, poses()), store, lambda *_: None)
+    assert len(parts_of(other)) == 2
+    assert run(other) == whole
+    assert parts_of(other) == parts_of(footage)
+
+
+def test_ray_makes_the_same_bytes(footage, small, monkeypatch):
+    pytest.importorskip("ray.data", reason="Ray is the extra 'scale'")
+    # Workers must find this checkout as the cluster's machines would find the installed package.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(REPO), os.environ.get("PYTHONPATH", "")])
+    other = footage.parent / "other"
+    shutil.copytree(small, other)
+    for folder in (footage, other):
+        (folder / "broken.mp4").write_bytes(b"no video")
+    local = run(footage)
+    # Another need in the middle makes three groups of processes.
+    monkeypatch.setattr(view_stage, "resources_of", lambda *_: Resources(cpus=0.5))
+    assert run(other, RayRunner(workers=1)) == local
+    assert parts_of(other) == parts_of(footage)
+    assert (other / "extraction" / REPORT_NAME).read_bytes() == (footage / "extraction" / REPORT_NAME).read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_kill_9_and_rerun_loses_nothing_and_does_nothing_twice(footage, small):
+    whole = run(footage)
+    other = footage.parent / "other"
+    shutil.copytree(small, other)
+    command = [sys.executable, "-m", "gloria_core.extraction", str(other), "--settings",
+               str(footage.parent / "settings.yaml")]  # fmt: skip
+    parts = other / "extraction" / "parts"
+    for kept in (1, 3, 5):
+        process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(parts.glob("*.json"))) < kept:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = {path: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+        assert len(done) >= kept
+        for path in done:
+            json.loads(path.read_bytes())
+    assert run(other) == whole
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert parts_of(other) == parts_of(footage)
+
+
+def test_bad_files_become_error_rows_and_the_others_go_on(footage):
+    (footage / "corrupt.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (footage / "empty.mp4").write_bytes(b"")
+    whole = (footage / "v2.mp4").read_bytes()
+    (footage / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(footage / "v3.mp4", footage / "w3.mp4")
+    shutil.copy(footage / "v3.smpl.npz", footage / "w3.smpl.npz")
+    (footage / "v4.joints.npz").unlink()
+    (footage / "sound.mp4").write_bytes((footage / "v5.mp4").read_bytes() + b"\0" * 8)
+    (footage / "sound.smpl.npz").write_bytes(b"no pose")
+    run(footage)
+    errors = errors_of(footage)
+    assert set(errors) == {"corrupt.mp4", "empty.mp4", "cut.mp4", "w3.mp4", "v4.mp4", "sound.mp4"}
+    assert "not a readable video" in errors["corrupt.mp4"]
+    assert "same as 'v3.mp4'" in errors["w3.mp4"]
+    assert "has no pose file" in errors["v4.mp4"]
+    assert "sound.smpl.npz" in errors["sound.mp4"]
+    sources = read_manifest(footage).sources
+    assert [source.video for source in sources] == ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4", "v5.mp4"]
+    assert sources[0].caption == "a toy character turns to the left"
+    assert all({anchor.label for anchor in source.anchors} >= {"front", "left"} for source in sources)
+
+
+def test_an_error_is_tried_again_and_mended_footage_is_used(footage):
+    shutil.move(footage / "v4.joints.npz", footage / "later")
+    run(footage)
+    assert set(errors_of(footage)) == {"v4.mp4"}
+    shutil.move(footage / "later", footage / "v4.joints.npz")
+    run(footage)
+    assert not errors_of(footage)
+
+
+def test_a_variable_rate_and_a_turned_phone_video_are_seen_as_they_are_shown(tmp_path):
+    source = toy_source(0, facings=FACINGS, moods=((0.0, "sad"),), seconds=4.0, size=128)
+    rng = np.random.default_rng(1)
+    times = np.cumsum(rng.choice([0.02, 0.04, 0.07], size=200))
+    times = times[times < 3.9] - times[0]
+    poses_shown = source.picture(source.program.poses(times))
+    path = tmp_path / "footage" / "phone.mp4"
+    path.parent.mkdir()
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=30, options={"crf": "12", "preset": "veryfast"})
+        video.width = video.height = 128
+        video.pix_fmt = "yuv420p"
+        video.codec_context.time_base = Fraction(1, 1000)
+        for moment, picture in zip(times, (poses_shown * 255).round().byte().numpy(), strict=True):
+            # Stored lying on its side; the display matrix stands it up again.
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(picture, 1)), format="rgb24")
+            frame.pts, frame.time_base = round(moment * 1000), video.codec_context.time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    _turn(path, (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))
+    write_joints_file(path.with_name("phone.joints.npz"), source)
+    (tmp_path / "settings.yaml").write_text(SETTINGS_YAML)
+    run(path.parent)
+    (found,) = read_manifest(path.parent).sources
+    views = [anchor for anchor in found.anchors if anchor.kind == "viewpoint"]
+    assert {view.label for view in views} == {"front", "left"}
+    assert all(view.label == source.program.view_at(view.time) for view in views)
+    from gloria_core.data.read_clip import read_picture
+
+    for view in views:
+        truth = source.picture(source.program.poses([view.time]))[0]
+        left, top, width, height = view.box
+        shown = read_picture(path, view.time, view.box)
+        assert float((shown - truth[top : top + height, left : left + width]).abs().mean()) < 0.05
+
+
+def _turn(path, matrix):
+    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    data = path.read_bytes()
+    place = data.index(identity, data.index(b"tkhd"))
+    path.write_bytes(data[:place] + struct.pack(">9i", *matrix) + data[place + 36 :])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_memory_does_not_grow_with_length(tmp_path):
+    peaks = [_peak_of(tmp_path / str(minutes), minutes) for minutes in (2, 60)]
+    assert peaks[1] < peaks[0] + 40e6
+
+
+def _peak_of(folder, minutes):
+    """Peak memory in bytes of the command on a video of so many minutes, two pictures a second."""
+    folder.mkdir()
+    num = minutes * 120
+    rng = np.random.default_rng(0)
+    stills = rng.integers(0, 255, size=(7, 96, 96, 3)).astype(np.uint8)
+    with av.open(str(folder / "long.mp4"), "w") as container:
+        video = container.add_stream("mpeg4", rate=2)
+        video.width = video.height = 96
+        for idx in range(num):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(stills[idx % 7], format="rgb24")))
+        container.mux(video.encode())
+    moments = np.arange(0, minutes * 60, 0.1)
+    source = toy_source(0, facings=FACINGS, seconds=4.0, size=96)
+    fields = dict(np.load(write_smpl_file(folder / "one.npz", source)))
+    fields = {name: np.repeat(values[:1], len(moments), 0) for name, values in fields.items() if name != "fps"}
+    np.savez(folder / "long.smpl.npz", times=moments, **fields)
+    (folder / "settings.yaml").write_text(SETTINGS_YAML)
+    code = (
+        "from gloria_core.extraction.__main__ import main;"
+        f"assert main([{str(folder)!r}, '--settings', {str(folder / 'settings.yaml')!r}]) == 0;"
+        "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    return int(out.split()[-1]) * 1024
+
+
+def test_the_command_writes_a_dataset_and_a_sheet(footage, caplog):
+    arguments = [str(footage), "--settings", str(footage.parent / "settings.yaml")]
+    assert main(arguments) == 0
+    assert read_manifest(footage).sources
+    for name in ("contact_sheet.html", "contact_sheet.png", "report.json"):
+        assert (footage / "extraction" / name).stat().st_size > 1000
+    assert main([str(footage.parent / "nothing")]) == 1
+    assert "There are no videos" in caplog.text
+
+
+def test_unknown_settings_are_named(tmp_path):
+    (tmp_path / "settings.yaml").write_text("views: {half_widht: 20}")
+    with pytest.raises(ValueError, match="unknown field.*half_widht"):
+        read_settings(tmp_path / "settings.yaml")
+
+
+def test_samples_with_a_verdict_are_cut_and_short_rests_refused():
+    record = Record(id="a", video="a.mp4", seconds=10, spans=(Span(start=0, end=6), Span(start=7, end=10)))
+    times = [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    verdicts = [None, None, None, "dark", None, "dark", None, None, None]
+    after = cut(record, "quality", times, verdicts, 2.0)
+    assert after.spans == (Span(start=0, end=3), Span(start=7, end=10))
+    kept = [(each.start, each.end, each.reason) for each in after.rejects]
+    assert kept == [(3, 4, "dark"), (4, 5, "shorter than 2 s"), (5, 6, "dark")]
+
+
+def test_a_stage_that_breaks_is_a_row_too(footage, monkeypatch):
+    def broken(_self, _record):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Probe, "process", broken)
+    with pytest.raises(DatasetError, match="No footage is left"):
+        run(footage)
+    assert set(errors_of(footage).values()) == {"RuntimeError: a bug"}
