@@ -120,7 +120,7 @@ GPU = DemoSizes(
         ),
     ),
     encoders=EncoderSizes(text_steps=1500, audio_steps=3000),
-    dit=DitSizes(width=256, ffn_width=1024, num_layers=12),
+    dit=DitSizes(width=256, ffn_width=1024, num_layers=10),
     stages=StageSteps(
         base=10000, audio=3000, global_anchor=6000, identity=14000, both=2000, batch=128, micro_batch=128,
         loss_every=500, checkpoint_every=500,
