@@ -58,15 +58,20 @@ class Surface(NamedTuple):
 
 
 class Canvas:
-    """Frames in the making: premultiplied color, coverage and depth."""
+    """Frames in the making: premultiplied color, coverage and depth.
 
-    def __init__(self, camera_T3: Tensor, height: int, width: int) -> None:
+    Args:
+        keeps_marks: also note which share of each pixel lies on a mark or a cheek.
+    """
+
+    def __init__(self, camera_T3: Tensor, height: int, width: int, keeps_marks: bool) -> None:
         num = camera_T3.shape[0]
         self.camera_T3, self.height, self.width = camera_T3, height, width
         self.unit_T = height / VIEW_HEIGHT * camera_T3[:, 2]
         self.color_T3HW = camera_T3.new_zeros(num, 3, height, width)
         self.cover_THW = camera_T3.new_zeros(num, height, width)
         self.depth_THW = camera_T3.new_full((num, height, width), _FAR)
+        self.marked_THW = torch.zeros_like(self.cover_THW) if keeps_marks else None
 
     def surface(self, part: Ellipsoid) -> Surface | None:
         """What the camera sees of a part; None where it is out of the picture."""
@@ -106,13 +111,21 @@ class Canvas:
             shade=shade,
         )
 
-    def blend(self, surface: Surface, color_T3hw: Tensor, cover: Tensor, depth: Tensor) -> None:
-        """Put colors on the canvas where nothing nearer is there yet."""
+    def blend(
+        self, surface: Surface, color_T3hw: Tensor, cover: Tensor, depth: Tensor, marked: Tensor | None = None
+    ) -> None:
+        """Put colors on the canvas where nothing nearer is there yet.
+
+        Args:
+            marked: share of each pixel of the surface that lies on a mark or a cheek; None: nothing of it.
+        """
         rows, columns = surface.rows, surface.columns
         there = self.depth_THW[:, rows, columns]
         weight = ((depth - there) / _SOFT_DEPTH + 0.5).clamp_(0, 1).mul_(cover)
         self.color_T3HW[:, :, rows, columns].lerp_(color_T3hw, weight[:, None])
         self.cover_THW[:, rows, columns].lerp_(torch.ones_like(weight), weight)
+        if self.marked_THW is not None:
+            self.marked_THW[:, rows, columns].lerp_(torch.zeros_like(weight) if marked is None else marked, weight)
         there.copy_(torch.where(cover > 0.5, torch.maximum(depth, there), there))
 
     def shadow(self, x_T: Tensor, y: float, half_width: float, opacity: float) -> None:

@@ -69,8 +69,8 @@ class _Painter:
         ink = torch.where(
             is_front[:, None], *(self.look.mark_color_T43[:, idx, :, None, None] for idx in (FRONT, BACK))
         )
-        self._mark(color, side * surface.u / size, v / size, shape, ink, surface.softness / size)
-        self._blend(surface, color)
+        marked = self._mark(color, side * surface.u / size, v / size, shape, ink, surface.softness / size)
+        self._blend(surface, color, marked)
 
     def arm(self, side_T: Tensor) -> None:
         surface = self._body_surface(side_T * _ARM_X, 0.0, _ARM_Y, _ARM_RADIUS, _ARM_HALF_HEIGHT)
@@ -87,8 +87,8 @@ class _Painter:
         # On the inner side of the sleeve there is nothing: far outside every shape.
         x = torch.where(surface.u * side > 0, -side * surface.d / size, 9.0)
         shape, ink = shape_T[:, None, None], ink_T3[:, :, None, None]
-        self._mark(color, x, v / size, shape, ink, surface.softness / size)
-        self._blend(surface, color)
+        marked = self._mark(color, x, v / size, shape, ink, surface.softness / size)
+        self._blend(surface, color, marked)
 
     def legs(self, side_T: Tensor) -> None:
         leg = self._body_surface(side_T * _LEG_X, 0.0, _LEG_Y, _LEG_RADIUS, _LEG_HALF_HEIGHT)
@@ -111,10 +111,10 @@ class _Painter:
         quirk_TE = (2 * poses.expression_TE - 1).clamp_min(0)
         opacity_T = quirk_TE.sum(1)
         ink_T3 = torch.einsum("te,tec->tc", quirk_TE, look.quirk_color_TE3.expand(len(poses), -1, -1))
-        draw_cheeks(face, ink_T3 / opacity_T.clamp_min(1e-6)[:, None], opacity_T)
+        marked = draw_cheeks(face, ink_T3 / opacity_T.clamp_min(1e-6)[:, None], opacity_T)
         shape_TP = poses.expression_TE @ face_table(surface.u.device)
         draw_face(face, shape_TP, poses.mouth(), FaceInks(look.eyes_T3, 0.55 * look.hair_T3))
-        self._blend(surface, face.color_T3hw)
+        self._blend(surface, face.color_T3hw, marked)
 
     def hair(self, part: Ellipsoid, is_back: bool) -> None:
         """The near side of the hair's shell, or the inside of its far side."""
@@ -191,17 +191,23 @@ class _Painter:
         y_T = y + poses.bob_T * min(1.0, y / _TORSO_Y) ** 2
         return self.canvas.surface(Ellipsoid(x_T, y_T, -u_T * sin + d * cos, radius, half_height, poses.yaw_T))
 
-    def _mark(self, color: Tensor, x: Tensor, y: Tensor, shape: Tensor, ink: Tensor, softness: Tensor) -> None:
-        """Paint a mark; x and y are in half widths of it, `ink` is [T or 1, 3, h or 1, w or 1]."""
+    def _mark(self, color: Tensor, x: Tensor, y: Tensor, shape: Tensor, ink: Tensor, softness: Tensor) -> Tensor:
+        """Paint a mark and return the place that any mark takes there.
+
+        Args:
+            x, y: in half widths of the mark.
+            ink: [T or 1, 3, h or 1, w or 1].
+        """
         scale = ATLAS_SIDE / (2 * ATLAS_REACH)
         column = ((x + ATLAS_REACH) * scale).clamp_(0, ATLAS_SIDE - 1).long()
         row = ((y + ATLAS_REACH) * scale).clamp_(0, ATLAS_SIDE - 1).long()
         distance = self.atlas.view(-1)[(shape * ATLAS_SIDE + row) * ATLAS_SIDE + column]
         _paint(color, (0.5 - (distance - _MARK_BORDER) / softness).clamp_(0, 1), 0.6 * self.look.shirt_T3)
         color.lerp_(ink.expand_as(color), (0.5 - distance / softness).clamp_(0, 1)[:, None])
+        return (0.5 - (torch.maximum(x.abs(), y.abs()) - 1 - _MARK_BORDER) / softness).clamp_(0, 1)
 
-    def _blend(self, surface: Surface, color_T3hw: Tensor) -> None:
-        self.canvas.blend(surface, color_T3hw * surface.shade[:, None], surface.cover, surface.depth)
+    def _blend(self, surface: Surface, color_T3hw: Tensor, marked: Tensor | None = None) -> None:
+        self.canvas.blend(surface, color_T3hw * surface.shade[:, None], surface.cover, surface.depth, marked)
 
 
 def _outside_hair(u: Tensor, v: Tensor, d: Tensor, style: Style) -> Tensor:

@@ -102,11 +102,12 @@ def draw_face(canvas: FaceCanvas, shape_TP: Tensor, mouth_T: Tensor, inks: FaceI
     _draw_mouth(canvas, shape, mouth_T[:, None, None])
 
 
-def draw_cheeks(canvas: FaceCanvas, ink_T3: Tensor, opacity_T: Tensor) -> None:
-    """Paint the quirk."""
+def draw_cheeks(canvas: FaceCanvas, ink_T3: Tensor, opacity_T: Tensor) -> Tensor:
+    """Paint the quirk and return where it is."""
     x, y = canvas.u.abs() - _CHEEK_X, canvas.v - _CHEEK_Y
     cover = canvas.cover(_ellipse(x, y, _CHEEK_HALF_WIDTH, _CHEEK_HALF_HEIGHT))
     canvas.paint(cover * opacity_T[:, None, None], ink_T3)
+    return cover
 
 
 def _draw_eyes(canvas: FaceCanvas, shape: FaceShape, inks: FaceInks) -> None:

@@ -8,16 +8,17 @@ colors, V viewpoints, K palette colors.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..conditioning.anchors import EXPRESSIONS
 from .doll import HEAD_Y
-from .fit import Puppet, with_face
 from .look import Look
 from .palette import MARK_COLORS
 from .poses import Poses
+from .puppet import Puppet, with_face
 from .render import pixels_per_unit
 from .shapes2d import MARK_SHAPES, PATCH
 
@@ -42,7 +43,7 @@ class Window:
     def draw(self, poses: Poses, look: Look | None = None) -> Tensor:
         """Pictures of the window [T, 3, h, w]."""
         puppet = self.puppet if look is None else replace(self.puppet, look=look)
-        return puppet.picture(poses)
+        return puppet.draw(poses)[0]
 
 
 def cut_window(puppet: Puppet, frames_T3HW: Tensor, poses: Poses, center_y: float, size: tuple[float, float]) -> Window:
@@ -85,15 +86,15 @@ def body_window(puppet: Puppet, frames_T3HW: Tensor, poses: Poses) -> Window:
 def read_expression(window: Window) -> tuple[Tensor, Tensor]:
     """Expression (its number) and opening of the mouth [T] that draw the face best, whatever the cheeks' color."""
     device, num = window.frames_T3hw.device, len(window.poses)
-    without_cheeks = 1 - cheek_share(window)
+    _, trust = window.puppet.draw(window.poses, with_marks=False)
     numbers = torch.arange(len(EXPRESSIONS), device=device).repeat_interleave(len(_FIRST_OPENINGS))
     openings = torch.tensor(_FIRST_OPENINGS, device=device).repeat(len(EXPRESSIONS))
-    rest_TEL = _rest(window, numbers, openings, without_cheeks).view(num, len(EXPRESSIONS), -1)
+    rest_TEL = _rest(window, numbers, openings, trust).view(num, len(EXPRESSIONS), -1)
     expression_T = rest_TEL.amin(2).argmin(1)
     openings_L = torch.linspace(0, 1, _NUM_OPENINGS, device=device)
     poses = window.poses.repeat_interleave(_NUM_OPENINGS)
     poses = with_face(poses, expression_T.repeat_interleave(_NUM_OPENINGS), openings_L.repeat(num))
-    rest_TL = _difference(window, poses, without_cheeks, _NUM_OPENINGS)
+    rest_TL = _difference(window, poses, trust, _NUM_OPENINGS)
     return expression_T, _lowest_between(rest_TL, openings_L)
 
 
@@ -103,10 +104,19 @@ def read_cheeks(window: Window) -> Tensor:
     return _color_rest(window.frames_T3hw, black, share, torch.ones_like(share[:, :1])).argmin(1)
 
 
-def read_marks(window: Window) -> tuple[Tensor, Tensor]:
-    """Shape and color [T, V] that draw each mark best, whether it can be seen or not."""
+class Marks(NamedTuple):
+    """The marks that draw a window best, whether they can be seen or not."""
+
+    shape_TV: Tensor
+    color_TV: Tensor
+    rest_T: Tensor
+    """Squared difference of the window that is left."""
+
+
+def read_marks(window: Window) -> Marks:
+    """Try every shape in every color on every side."""
     look = window.puppet.look
-    patch_T4hw = mark_patches(window)
+    patch_T4hw = _mark_patches(window)
     rests = []
     for shape in range(len(MARK_SHAPES)):
         shaped = replace(look, mark_shape_T4=torch.full_like(look.mark_shape_T4, shape))
@@ -114,12 +124,14 @@ def read_marks(window: Window) -> tuple[Tensor, Tensor]:
         rests.append(
             torch.stack([_color_rest(window.frames_T3hw, black, share, patch) for patch in patch_T4hw.split(1, 1)], 1)
         )
-    rest_TVSM = torch.stack(rests, 2)
-    best_TV = rest_TVSM.flatten(2).argmin(2)
-    return best_TV // len(MARK_COLORS), best_TV % len(MARK_COLORS)
+    rest_TV64 = torch.stack(rests, 2).flatten(2)
+    lowest_TV, best_TV = rest_TV64.min(2)
+    elsewhere = (1 - patch_T4hw.sum(1, keepdim=True)).clamp(0, 1)
+    elsewhere_T = (elsewhere * (window.frames_T3hw - black).square()).sum((1, 2, 3))
+    return Marks(best_TV // len(MARK_COLORS), best_TV % len(MARK_COLORS), lowest_TV.sum(1) + elsewhere_T)
 
 
-def mark_patches(window: Window) -> Tensor:
+def _mark_patches(window: Window) -> Tensor:
     """How much of each pixel belongs to the place of each mark [T, V, h, w]."""
     look = window.puppet.look
     patched = replace(look, mark_shape_T4=torch.full_like(look.mark_shape_T4, PATCH))
@@ -135,41 +147,32 @@ def mark_patches(window: Window) -> Tensor:
     return torch.cat([in_rgb - base, (last - base)[:, :1]], 1).clamp_min(0)
 
 
-def read_palette(window: Window, ignored_Thw: Tensor) -> tuple[Tensor, Tensor]:
+def read_palette(window: Window, trust_T1hw: Tensor) -> tuple[Tensor, Tensor]:
     """Colors [T, K, 3] of `PALETTE` that draw the window best, and the pixels [T, K] that show each.
 
     Args:
-        ignored_Thw: pixels that do not count, 0 to 1.
+        trust_T1hw: how much each pixel counts.
     """
     look = window.puppet.look
-    bare = replace(look, **{f"{name}_T3": torch.zeros(1, 3, device=look.skin_T3.device) for name in PALETTE})
+    bare = replace(look, **{f"{name}_T3": torch.zeros_like(look.skin_T3) for name in PALETTE})
     base = window.draw(window.poses, bare)
     channels, shares = torch.eye(3, device=base.device), []
     for names in (PALETTE[:3], PALETTE[3:]):
-        lit = replace(bare, **{f"{name}_T3": channels[idx, None] for idx, name in enumerate(names)})
+        lit = replace(bare, **{f"{name}_T3": channels[idx].expand_as(look.skin_T3) for idx, name in enumerate(names)})
         shares.append((window.draw(window.poses, lit) - base)[:, : len(names)])
     tint_3 = window.puppet.tint_T3[0]
     share_TKD = torch.cat(shares, 1).flatten(2) / tint_3[torch.tensor([0, 1, 2, 0, 1], device=base.device), None]
-    weighted_TKD = share_TKD * (1 - ignored_Thw).clamp(0, 1).flatten(1)[:, None]
+    weighted_TKD = share_TKD * trust_T1hw.flatten(2)
     # What is out of sight keeps the color that it should have.
-    true_K3 = palette_of(look)
-    rest_TD3 = (window.frames_T3hw - base).flatten(2).mT / tint_3 - share_TKD.mT @ true_K3
+    true_TK3 = palette_of(look)
+    rest_TD3 = (window.frames_T3hw - base).flatten(2).mT / tint_3 - share_TKD.mT @ true_TK3
     normal_TKK = weighted_TKD @ share_TKD.mT + _PALETTE_PRIOR * torch.eye(len(PALETTE), device=base.device)
-    return true_K3 + torch.linalg.solve(normal_TKK, weighted_TKD @ rest_TD3), weighted_TKD.sum(2)
+    return true_TK3 + torch.linalg.solve(normal_TKK, weighted_TKD @ rest_TD3), weighted_TKD.sum(2)
 
 
 def palette_of(look: Look) -> Tensor:
-    """The colors [K, 3] of `PALETTE` that a character should have."""
-    return torch.cat([getattr(look, f"{name}_T3") for name in PALETTE])
-
-
-def cheek_share(window: Window) -> Tensor:
-    """How much of each pixel the cheeks can color [T, 1, h, w]."""
-    num = len(window.poses)
-    any_mood = torch.zeros(num, dtype=torch.long, device=window.frames_T3hw.device)
-    poses = with_face(window.poses, any_mood, torch.zeros(num, device=any_mood.device))
-    _, share = _in_black_and_white(replace(window, poses=poses), _quirk_looks(window.puppet.look))
-    return share.amax(1, keepdim=True).clamp(0, 1)
+    """The colors [T or 1, K, 3] of `PALETTE` that a character should have."""
+    return torch.stack([getattr(look, f"{name}_T3") for name in PALETTE], 1)
 
 
 def _quirk_looks(look: Look) -> tuple[Look, Look]:
@@ -189,11 +192,12 @@ def _in_black_and_white(window: Window, looks: tuple[Look, Look]) -> tuple[Tenso
 
 
 def _color_rest(frames: Tensor, black: Tensor, share: Tensor, weight: Tensor) -> Tensor:
-    """Squared difference [T, M] to the picture in each of the mark colors."""
-    colors = torch.tensor(MARK_COLORS, device=frames.device)
-    rest = frames - black
-    errors = [(weight * (rest - share * color[:, None, None]).square()).sum((1, 2, 3)) for color in colors]
-    return torch.stack(errors, 1)
+    """Squared difference [T, M] to the picture in each of the mark colors, by multiplying out the square."""
+    colors_3M = torch.tensor(MARK_COLORS, device=frames.device).T
+    rest, weighted_share = frames - black, weight * share
+    constant_T1 = (weight * rest.square()).sum((1, 2, 3))[:, None]
+    linear_T3, square_T3 = (weighted_share * rest).sum((2, 3)), (weighted_share * share).sum((2, 3))
+    return constant_T1 - 2 * linear_T3 @ colors_3M + square_T3 @ colors_3M.square()
 
 
 def _rest(window: Window, numbers: Tensor, openings: Tensor, weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Legend: T frames, H W pixels, C colors, V viewpoints, K colors of the palette.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -16,16 +16,16 @@ from torch import Tensor
 from ..conditioning.anchors import EXPRESSIONS, VIEWPOINTS
 from ..errors import ToyWorldError
 from .canvas import VIEW_HEIGHT
-from .fit import Puppet, align_room, make_bank, refine, turn_far, turn_near, with_face
-from .palette import to_lab
+from .fit import align_room, make_bank, refine, turn_far, turned_bodies
+from .look import Look
+from .palette import MARK_COLORS, to_lab
 from .poses import Poses, concatenate
 from .program import VIEW_YAW
+from .puppet import Puppet, with_face
 from .read_details import (
     Window,
     body_window,
-    cheek_share,
     face_window,
-    mark_patches,
     palette_of,
     read_cheeks,
     read_expression,
@@ -91,12 +91,11 @@ class Reader:
 
     def _read_some(self, frames: Tensor) -> Reading:
         poses = self._fit(frames)
-        face, body = face_window(self.puppet, frames, poses), body_window(self.puppet, frames, poses)
-        shape_TV, color_TV = read_marks(body)
+        marks = read_marks(body_window(self.puppet, frames, poses))
         whole = Window(frames, poses, self.puppet)
-        ignored_Thw = torch.maximum(mark_patches(whole).amax(1), cheek_share(whole)[:, 0])
-        cover_Thw = cut_out(self.puppet.look, poses, self.puppet.height, self.puppet.width).cover_THW
-        misfit_T = _misfit(whole, cover_Thw * (1 - ignored_Thw).clamp(0, 1))
+        cover_THW = cut_out(self.puppet.look, poses, self.puppet.height, self.puppet.width).cover_THW
+        picture, trust_T1HW = self.puppet.draw(poses, with_marks=False)
+        misfit_T = _misfit(frames - picture, cover_THW * trust_T1HW[:, 0])
         view_yaw = torch.tensor([VIEW_YAW[view] for view in VIEWPOINTS], device=frames.device)
         away_TV = torch.remainder(poses.yaw_T[:, None] - view_yaw + math.pi, 2 * math.pi) - math.pi
         return Reading(
@@ -104,24 +103,42 @@ class Reader:
             is_readable_T=misfit_T <= MAX_MISFIT,
             misfit_T=misfit_T,
             sees_face_T=poses.head_yaw_T.abs() <= FACE_WITHIN,
-            quirk_T=read_cheeks(face),
+            quirk_T=read_cheeks(face_window(self.puppet, frames, poses)),
             sees_mark_TV=away_TV.abs() <= MARK_WITHIN,
-            mark_shape_TV=shape_TV,
-            mark_color_TV=color_TV,
-            room_delta_T=_room_delta(whole, cover_Thw),
-            palette_delta_T=_palette_delta(whole, ignored_Thw),
+            mark_shape_TV=marks.shape_TV,
+            mark_color_TV=marks.color_TV,
+            room_delta_T=_room_delta(whole, cover_THW),
+            palette_delta_T=_palette_delta(whole, trust_T1HW),
         )
 
     def _fit(self, frames: Tensor) -> Poses:
-        poses = self.bank.nearest(frames)
-        poses = refine(self.small, frames, align_room(self.small, frames, poses), 2)
-        poses = refine(self.small, frames, turn_far(self.small, frames, poses), 2)
-        poses = _with_face(self.small, self._shrunk(frames), poses)
-        poses = refine(self.puppet, frames, turn_near(self.small, frames, poses), 3)
+        """Poses that explain the frames: from coarse to fine, then once more with the marks that are there."""
+        small, small_frames = self.small, self.small.fitted(frames)
+        poses = align_room(small, small_frames, self.bank.nearest(frames))
+        poses = refine(small, small_frames, poses, 2, with_marks=False)
+        poses = turn_far(small, small_frames, poses)
+        poses = refine(small, small_frames, poses, 2, with_marks=False)
+        poses = _with_face(small, small_frames, poses)
+        poses, look = _as_seen(small, small_frames, poses)
+        poses = refine(replace(self.puppet, look=look), frames, poses, 3, with_marks=True)
         return _with_face(self.puppet, frames, poses)
 
-    def _shrunk(self, frames: Tensor) -> Tensor:
-        return F.interpolate(frames, size=(self.small.height, self.small.width), mode="area")
+
+def _as_seen(puppet: Puppet, frames: Tensor, poses: Poses) -> tuple[Poses, Look]:
+    """The look with the marks and cheeks of each frame, and the poses with the body turned to fit them best."""
+    tried = turned_bodies(poses)
+    marks = [read_marks(body_window(puppet, frames, each)) for each in tried]
+    best_T = torch.stack([each.rest_T for each in marks]).argmin(0)
+    row = torch.arange(len(poses), device=frames.device)
+    colors = torch.tensor(MARK_COLORS, device=frames.device)
+    cheeks_T3 = colors[read_cheeks(face_window(puppet, frames, poses))]
+    look = replace(
+        puppet.look.repeat_interleave(len(poses)),
+        mark_shape_T4=torch.stack([each.shape_TV for each in marks])[best_T, row],
+        mark_color_T43=colors[torch.stack([each.color_TV for each in marks])[best_T, row]],
+        quirk_color_TE3=cheeks_T3[:, None].expand(-1, len(EXPRESSIONS), -1),
+    )
+    return replace(poses, yaw_T=torch.stack([each.yaw_T for each in tried])[best_T, row]), look
 
 
 def _with_face(puppet: Puppet, frames: Tensor, poses: Poses) -> Poses:
@@ -135,29 +152,29 @@ def _with_face(puppet: Puppet, frames: Tensor, poses: Poses) -> Poses:
     return with_face(poses, expression_T, opening_T)
 
 
-def _room_delta(whole: Window, cover_Thw: Tensor) -> Tensor:
+def _room_delta(whole: Window, cover_THW: Tensor) -> Tensor:
     """Color difference of the room around the character, on average over blocks."""
     puppet = whole.puppet
     room = puppet.backdrop.shot(whole.poses.camera_T3, puppet.height, puppet.width, VIEW_HEIGHT)
     room = room * puppet.tint_T3[:, :, None, None]
-    seen, weight = _block_means(whole.frames_T3hw, 1 - cover_Thw, _ROOM_BLOCK)
-    expected, _ = _block_means(room, 1 - cover_Thw, _ROOM_BLOCK)
+    seen, weight = _block_means(whole.frames_T3hw, 1 - cover_THW, _ROOM_BLOCK)
+    expected, _ = _block_means(room, 1 - cover_THW, _ROOM_BLOCK)
     delta = _delta(seen.movedim(1, -1), expected.movedim(1, -1))
     inside = (weight > _MOSTLY).float()
     return (delta * inside).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
 
 
-def _palette_delta(whole: Window, ignored_Thw: Tensor) -> Tensor:
+def _palette_delta(whole: Window, trust_T1HW: Tensor) -> Tensor:
     """Color difference of the character's colors, each counted by its pixels."""
-    colors_TK3, pixels_TK = read_palette(whole, ignored_Thw)
+    colors_TK3, pixels_TK = read_palette(whole, trust_T1HW)
     delta_TK = _delta(colors_TK3, palette_of(whole.puppet.look))
     return (delta_TK * pixels_TK).sum(1) / pixels_TK.sum(1).clamp_min(1e-6)
 
 
-def _misfit(whole: Window, weight_Thw: Tensor) -> Tensor:
+def _misfit(rest: Tensor, weight_THW: Tensor) -> Tensor:
     """Root mean square difference of blocks, which noise hardly reaches."""
-    rest, weight = _block_means(whole.frames_T3hw - whole.draw(whole.poses), weight_Thw, _BLOCK)
-    return ((rest.square().mean(1) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-6)).sqrt()
+    means, weight = _block_means(rest, weight_THW, _BLOCK)
+    return ((means.square().mean(1) * weight).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-6)).sqrt()
 
 
 def _block_means(frames: Tensor, weight_THW: Tensor, block: int) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,12 @@ _BATCH = 128
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """Characters without a room: premultiplied color [T, 3, H, W] and coverage [T, H, W]."""
+    """Characters without a room: premultiplied color and coverage."""
 
     color_T3HW: Tensor
     cover_THW: Tensor
+    marked_THW: Tensor | None
+    """Share of each pixel that lies on a mark or a cheek, if that was asked for."""
 
     def over(self, room_T3HW: Tensor) -> Tensor:
         """The characters in front of a picture [T, 3, H, W]."""
@@ -57,11 +59,11 @@ def render_at_once(look: Look, poses: Poses, backdrop: Backdrop, tint_T3: Tensor
     return picture_T3HW.mul_(tint_T3[:, :, None, None]).clamp_(0, 1).movedim(1, -1)
 
 
-def cut_out(look: Look, poses: Poses, height: int, width: int) -> Cutout:
+def cut_out(look: Look, poses: Poses, height: int, width: int, keeps_marks: bool = False) -> Cutout:
     """The characters alone."""
-    canvas = Canvas(poses.camera_T3, height, width)
+    canvas = Canvas(poses.camera_T3, height, width, keeps_marks)
     draw_doll(canvas, look, poses, shape_atlas(poses.camera_T3.device))
-    return Cutout(canvas.color_T3HW, canvas.cover_THW)
+    return Cutout(canvas.color_T3HW, canvas.cover_THW, canvas.marked_THW)
 
 
 def pixels_per_unit(height: int, zoom: float = 1.0) -> float:
