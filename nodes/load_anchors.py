@@ -1,6 +1,7 @@
 """Labelled images of a character, linked or as files on the node's board -> GLORIA_ANCHORS."""
 
 import hashlib
+import json
 
 import torch
 from comfy_api.latest import io
@@ -60,8 +61,8 @@ class GloriaLoadAnchors(io.ComfyNode):
                     # Drawn by web/anchor_board.js; without the page it is the plain text that it saves.
                     extra_dict={"widgetType": "GLORIA_ANCHOR_BOARD"},
                     tooltip="Pictures by slot: drop or paste them, drag one onto another to swap them, press Delete to "
-                    "remove one. A connected image is used instead of the picture in its slot. As text: JSON with "
-                    'files in ComfyUI\'s input folder, for example {"front": "her.png", "happy": "smile.png"}.',
+                    "remove one. A connected image is used instead of the picture in its slot. As text: JSON of slots "
+                    "and files in ComfyUI's input folder, as the help page shows.",
                 ),
             ],
             outputs=[
@@ -108,7 +109,8 @@ class GloriaLoadAnchors(io.ComfyNode):
                 continue
             anchors += [Anchor(kind, slot, image_HWC) for image_HWC in pictures]
             used[slot] = source
-        return io.NodeOutput(AnchorSet(tuple(anchors)), ui={"gloria_anchors": [used]})
+        # As text: ComfyUI would count an object as a file that the job made.
+        return io.NodeOutput(AnchorSet(tuple(anchors)), ui={"gloria_anchors": [json.dumps(used)]})
 
 
 def _read(slot: str, name: str) -> torch.Tensor:

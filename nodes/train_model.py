@@ -202,8 +202,8 @@ def _inputs() -> list[io.Input]:
         ),
         io.String.Input(
             "settings", default="", multiline=True, optional=True, advanced=True,
-            tooltip="Any setting of docs/training.md as YAML, for example 'memory: {streamed_blocks: 30}'. Unknown "
-            "names are errors.",
+            tooltip="Any setting of docs/training.md as YAML, for example streamed_blocks under memory. Unknown names "
+            "are errors.",
         ),
         io.Vae.Input(
             "vae", optional=True,

@@ -149,7 +149,9 @@ export class AnchorBoard {
   change(changes) {
     this.widget.value = toText({ ...this.state.files, ...changes });
     this.node.graph?.setDirtyCanvas(true, true);
-    app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+    const tracker = app.extensionManager.workflow?.activeWorkflow?.changeTracker;
+    if (tracker?.captureCanvasState) tracker.captureCanvasState();
+    else tracker?.checkState?.(); // its name before frontend 1.45
   }
 
   complain(path) {
@@ -193,7 +195,7 @@ function makeWidget(node, name) {
     queueMicrotask(() => board.readLinks());
     replaceStale(node, board.view.root, '.gloria-board');
   });
-  follow(node, 'onExecuted', (output) => board.markUsed(output?.gloria_anchors?.[0] ?? {}));
+  follow(node, 'onExecuted', (output) => board.markUsed(JSON.parse(output?.gloria_anchors?.[0] ?? '{}')));
   node.gloriaBoard = board;
   return { widget: board.widget };
 }

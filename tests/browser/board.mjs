@@ -259,7 +259,6 @@ async function unlinkAndReload(page) {
   });
   report.unlinked = await waitForLook(page, ({ slots }) => !slots.front.classes.includes('linked'), 'front is free');
   const before = await readText(page);
-  await page.evaluate(() => window.app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.());
   await page.waitForTimeout(1500); // the page keeps a draft of the workflow, not at once
   await page.reload({ waitUntil: 'domcontentloaded' });
   await page.waitForSelector('.gloria-board', { timeout: READY_MS });

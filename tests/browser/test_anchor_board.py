@@ -179,7 +179,7 @@ def test_the_queue_runs_and_the_board_marks_what_was_used(report: dict, server: 
     assert marked == files.keys()
     outputs = server.request(f"/history/{report['run']['detail']['prompt_id']}").popitem()[1]["outputs"]
     (used,) = [group["gloria_anchors"][0] for group in outputs.values() if "gloria_anchors" in group]
-    assert used == {**files, "front": "link"}
+    assert json.loads(used) == {**files, "front": "link"}
 
 
 def test_a_reloaded_page_has_the_board_back(report: dict):

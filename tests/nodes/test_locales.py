@@ -78,6 +78,13 @@ def test_every_chinese_description_is_chinese():
     assert [path for path, text in told.items() if not CHINESE.search(text)] == []
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", ["nodeDefs", "settings"])
+def test_texts_hold_no_signs_that_the_page_reads_as_its_own(language: str, name: str):
+    # vue-i18n: gaps, linked messages, plurals. Older pages stop drawing a node with a broken gap in its texts.
+    assert [path for path, text in leaves(read(language, name)).items() if set("{}@|") & set(text)] == []
+
+
 @pytest.mark.parametrize("name", ["main", "settings"])
 def test_both_languages_have_the_same_texts_with_the_same_gaps(name: str):
     def gaps(language: str) -> dict:
