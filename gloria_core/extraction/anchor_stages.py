@@ -1,5 +1,6 @@
 """Candidate moments enter, chosen anchors with their crops leave: measure, judge, choose, global candidates."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,8 @@ from .stage import FolderStage, resources_of
 _FULLY_SHARP = 150.0
 # Feet that are out of the picture cost so much.
 _CUT_FEET = 0.6
+# Little footage outside of the clips gives few frames there rather than five alike.
+_GLOBALS_APART_SECONDS = 0.5
 
 
 class Measure(FolderStage):
@@ -190,13 +193,14 @@ class GlobalCandidates(FolderStage):
         self.fps, self.thresholds = fps, thresholds
 
     def process(self, record: Record) -> list[Record]:
-        """The record with global candidates; all inside where the clips leave nothing over."""
+        """The record with global candidates; fewer outside where the clips leave little over."""
         if not record.clips:
             return [record]
         inside = [Span(start=clip.start, end=clip.start + clip.frames / self.fps) for clip in record.clips]
         outside = without(record.spans, inside)
         rng = random.Random(record.id)
-        num_outside = self.thresholds.num_global // 2 if outside else 0
+        room = math.ceil(sum(span.seconds for span in outside) / _GLOBALS_APART_SECONDS)
+        num_outside = min(self.thresholds.num_global // 2, room)
         times = [
             *((time, "inside") for time in spread(inside, self.thresholds.num_global - num_outside, rng)),
             *((time, "outside") for time in spread(outside, num_outside, rng)),

@@ -329,3 +329,16 @@ def tiny_detector(folder, names):
     RTDetrForObjectDetection(config).save_pretrained(folder)
     RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(("end", "outside"), [(20.0, 5), (10.95, 2), (10.0, 0)])
+def test_little_footage_outside_gives_few_globals_there(end, outside):
+    from gloria_core.data.manifest import ManifestClip
+    from gloria_core.extraction.anchor_stages import GlobalCandidates
+
+    clips = (ManifestClip(start=0.0, frames=121), ManifestClip(start=5.0, frames=121))
+    record = Record(id="a", video="v.mp4", spans=(Span(start=0, end=end),), clips=clips)
+    (after,) = GlobalCandidates(Path(), 24.0, AnchorThresholds()).process(record)
+    places = [each.evidence["place"] for each in after.candidates]
+    assert (len(places), places.count("outside")) == (10, outside)
+    assert GlobalCandidates(Path(), 24.0, AnchorThresholds()).process(record) == [after]
