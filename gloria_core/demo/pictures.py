@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..conditioning.anchors import EXPRESSIONS, VIEWPOINTS
 from ..toyworld.anchors import CropSizes, expression_anchors, viewpoint_anchors
 from ..toyworld.character import Character, held_out_character, training_character
-from ..toyworld.poses import Poses
+from ..toyworld.poses import Poses, concatenate
 from ..toyworld.program import make_program
 from ..toyworld.scene import make_scene
 from ..toyworld.source import Source, render_sources
@@ -23,6 +24,8 @@ _NUM_CHARACTERS = 4096
 _CROPS = CropSizes()
 # Of the images: whole frames, body crops, head crops.
 _KIND_SHARES = (0.5, 0.25, 0.25)
+# A room takes longer to paint than a picture to render: large batches take several of one video.
+_MAX_SOURCES = 16
 
 
 def training_batch(
@@ -32,13 +35,15 @@ def training_batch(
     rng = np.random.default_rng((_STREAM, seed, step))
     kind = rng.choice(3, p=_KIND_SHARES) if num_frames == 1 else 0
     if kind == 0:
-        characters = [training_character(int(idx)) for idx in rng.integers(_NUM_CHARACTERS, size=batch)]
-        return clips(world, rng, characters, num_frames, device)
-    draw = viewpoint_anchors if kind == 1 else expression_anchors
+        num_sources = min(batch, _MAX_SOURCES)
+        characters = [training_character(int(idx)) for idx in rng.integers(_NUM_CHARACTERS, size=num_sources)]
+        return clips(world, rng, characters, num_frames, device, clips_each=-(-batch // num_sources))[:batch]
+    draw, labels = (viewpoint_anchors, VIEWPOINTS) if kind == 1 else (expression_anchors, EXPRESSIONS)
+    labels = labels * -(-batch // (_MAX_SOURCES * len(labels)))
     pictures: list[Tensor] = []
     while len(pictures) < batch:
         source = _silent_source(world, rng, training_character(int(rng.integers(_NUM_CHARACTERS))))
-        pictures += [anchor.image_HWC for anchor in draw(source, rng, sizes=_CROPS).anchors]
+        pictures += [anchor.image_HWC for anchor in draw(source, rng, labels, _CROPS).anchors]
     return _as_video(torch.stack(pictures[:batch])[:, None]).to(device)
 
 
@@ -50,16 +55,17 @@ def held_out_clips(world: WorldSizes, num_frames: int, batch: int, device: torch
 
 def clips(
     world: WorldSizes, rng: np.random.Generator, characters: Sequence[Character], num_frames: int,
-    device: torch.device | str,
+    device: torch.device | str, clips_each: int = 1,
 ) -> Tensor:  # fmt: skip
-    """A random stretch of a video of each character; the mouths move without a sound."""
+    """Random stretches of a video of each character; the mouths move without a sound."""
     sources = [_silent_source(world, rng, character) for character in characters]
-    firsts = [int(rng.integers(source.num_frames - num_frames + 1)) for source in sources]
+    firsts = [[int(rng.integers(source.num_frames - num_frames + 1)) for _ in range(clips_each)] for source in sources]
     poses = [
-        _talking(source.poses(first, num_frames), rng) for source, first in zip(sources, firsts, strict=True)
+        concatenate([_talking(source.poses(first, num_frames), rng) for first in own])
+        for source, own in zip(sources, firsts, strict=True)
     ]
     video_THWC = render_sources(sources, poses, device)
-    return _as_video(video_THWC.unflatten(0, (len(sources), num_frames)))
+    return _as_video(video_THWC.unflatten(0, (-1, num_frames)))
 
 
 def _silent_source(world: WorldSizes, rng: np.random.Generator, character: Character) -> Source:

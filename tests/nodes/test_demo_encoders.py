@@ -3,6 +3,8 @@
 Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/nodes/test_demo_encoders.py
 """
 
+import shutil
+
 import comfy.latent_formats
 import comfy.sd
 import comfy.utils
@@ -13,9 +15,12 @@ from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
 
 import nodes
 from gloria_pack.gloria_core.demo.audio_encoder import load_audio_encoder, speech_features, train_audio_encoder
+from gloria_pack.gloria_core.demo.export import DIT_NAME
+from gloria_pack.gloria_core.demo.files import DemoFiles
 from gloria_pack.gloria_core.demo.latent_scale import WAN_MEAN, WAN_STD, normalized, scale_latents
 from gloria_pack.gloria_core.demo.sizes import TINY
 from gloria_pack.gloria_core.demo.text_encoder import load_text_encoder, train_text_encoder
+from gloria_pack.gloria_core.demo.train import train_demo
 from gloria_pack.gloria_core.demo.wan_vae import WanVae, reset_parameters
 from gloria_pack.gloria_core.durable_files import write_safetensors
 from gloria_pack.gloria_core.errors import CheckpointError
@@ -136,3 +141,27 @@ def test_the_scale_is_the_one_that_samplers_take_off():
     assert torch.equal(stock.latents_std.flatten(), torch.tensor(WAN_STD))
     latents = torch.randn(2, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(stock.process_in(latents), normalized(latents), atol=1e-6)
+
+
+def test_the_exported_files_make_a_video_through_stock_nodes(base_directory, tmp_path):
+    assert train_demo(TINY, tmp_path)
+    shutil.copytree(DemoFiles(tmp_path).export, base_directory / "models", dirs_exist_ok=True)
+    (model,) = nodes.UNETLoader().load_unet(DIT_NAME, "default")
+    (vae,) = nodes.VAELoader().load_vae("gloria_demo_vae.safetensors")
+    clip, audio_encoder = GloriaLoadDemoEncoders.execute(
+        "gloria_demo_text_encoder.safetensors", "gloria_demo_audio_encoder.safetensors"
+    ).args
+    assert model.model.gloria_config.gloria.fps == TINY.world.fps
+    speech = {"waveform": torch.from_numpy(make_speech(3, 1.125))[None, None], "sample_rate": 16000}
+    features = GloriaEncodeAudio.execute(audio_encoder, speech, 8.0, normalize_loudness=True).args[0]
+    (positive,), (negative,) = (nodes.CLIPTextEncode().encode(clip, prompt) for prompt in (SHORT, ""))
+    hearing = [[positive[0][0], {**positive[0][1], "gloria_audio": features.features_FLC}]]
+    latent = {"samples": torch.zeros(1, 16, 3, 8, 8)}
+    films = []
+    for condition in (hearing, positive):
+        (sampled,) = nodes.common_ksampler(model, 0, 2, 2.0, "euler", "simple", condition, negative, latent)
+        films.append(sampled["samples"])
+    frames = nodes.VAEDecode().decode(vae, {"samples": films[0]})[0]
+    assert frames.shape == (9, 64, 64, 3)
+    assert torch.isfinite(frames).all()
+    assert not torch.equal(films[0], films[1]), "two steps of training open the audio branch a little"
