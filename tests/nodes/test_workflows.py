@@ -111,6 +111,7 @@ def test_the_workflows_are_there():
     assert set(FILES) == {
         "cpu_talking_video",
         "long_talking_video",
+        "long_video_timeline",
         "long_video_viewpoints_expressions",
         "one_chunk_ksampler",
         "stream_decode_any_wan_latent",
