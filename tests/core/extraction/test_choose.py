@@ -17,6 +17,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 
 from toy_scene import toy_source, write_joints_file, write_toy_video
 
@@ -342,3 +343,19 @@ def test_little_footage_outside_gives_few_globals_there(end, outside):
     places = [each.evidence["place"] for each in after.candidates]
     assert (len(places), places.count("outside")) == (10, outside)
     assert GlobalCandidates(Path(), 24.0, AnchorThresholds()).process(record) == [after]
+
+
+def test_the_dataset_build_takes_the_manifest(video, tmp_path):
+    from toy_footage import CountingEncoders
+
+    from gloria_core.data.precompute import CacheSettings, build_cache
+
+    footage = tmp_path / "footage"
+    footage.mkdir()
+    manifest = extracted(video, footage)
+    counting = CountingEncoders()
+    index = build_cache(manifest, footage, tmp_path / "cache", counting.encoders, CacheSettings(size="64x64"))
+    (source,) = index.sources
+    kinds = [(anchor.kind, anchor.label) for anchor in source.anchors]
+    assert sorted(kinds) == sorted((anchor.kind, anchor.label) for anchor in manifest.sources[0].anchors)
+    assert len(index.clips) == len(manifest.sources[0].clips) == 1
