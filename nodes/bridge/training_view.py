@@ -17,7 +17,6 @@ from .training_samples import decode_new_samples, sample_videos, video_strip
 _PICTURE_SECONDS = 2.0
 # Drawing a long run takes longer; it never gets more than this share of the time.
 _PICTURE_SHARE = 0.05
-_PREVIEW_SIDE = 1024
 _UNDER_WAY = ("training", "validating", "saving")
 _STOPPING = "cancelled: it finishes this step and saves; Cancel again ends it at once"
 
@@ -124,4 +123,4 @@ class LiveView:
         picture = run_picture(self._metrics, read_validation(self._folder)[0], self._clip)
         took = time.monotonic() - now
         self._next_picture = time.monotonic() + max(_PICTURE_SECONDS, took / _PICTURE_SHARE)
-        return "JPEG", picture, _PREVIEW_SIDE
+        return "JPEG", picture, picture.width
