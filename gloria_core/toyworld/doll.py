@@ -32,7 +32,7 @@ def draw_doll(canvas: Canvas, look: Look, poses: Poses, atlas: Tensor) -> None:
     painter = _Painter(canvas, look, poses, atlas)
     canvas.shadow(poses.x_T, 0.02, 0.24, 0.3)
     # The character's left is near where its left side is turned to the camera.
-    near_T = torch.where(poses.yaw_T < 0, 1.0, -1.0)
+    near_T = torch.where(torch.sin(poses.yaw_T) < 0, 1.0, -1.0)
     head, hair = painter.head_shape(), painter.hair_shape()
     for side_T in (-near_T, near_T):
         painter.legs(side_T)

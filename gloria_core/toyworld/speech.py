@@ -90,6 +90,8 @@ def mouth_opening_of(samples: np.ndarray, fps: float, num_frames: int) -> np.nda
     Args:
         samples: the whole speech at 16 kHz; its own loud moments open the mouth fully.
     """
+    if not len(samples):
+        return np.zeros(num_frames, dtype=np.float32)
     per_ms = SAMPLE_RATE // 1000
     padded = np.pad(np.asarray(samples, dtype=np.float64), (0, -len(samples) % per_ms))
     power = (padded**2).reshape(-1, per_ms).mean(1)
