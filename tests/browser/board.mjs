@@ -46,7 +46,7 @@ async function makeGraph(page) {
     app.canvas.ds.offset = [40, 60];
     app.canvas.setDirty(true, true);
   });
-  await page.waitForSelector('.gloria-board');
+  await page.waitForSelector('.gloria-board', { timeout: READY_MS });
   await page.waitForTimeout(500);
 }
 
@@ -98,18 +98,18 @@ async function dragFromPage(page, address, target) {
   await page.evaluate(() => document.getElementById('gallery').remove());
 }
 
-/** Put a picture into the clipboard and press Ctrl+V on a slot. */
+/** Put a picture into the clipboard, another in each renderer, and press Ctrl+V on a slot. */
 async function paste(page, target) {
-  await page.evaluate(async () => {
+  await page.evaluate(async (hue) => {
     const canvas = Object.assign(document.createElement('canvas'), { width: 300, height: 300 });
     const context = canvas.getContext('2d');
     for (let i = 0; i < 225; i++) {
-      context.fillStyle = `hsl(${(i * 73) % 360} 70% ${20 + ((i * 29) % 60)}%)`;
+      context.fillStyle = `hsl(${(hue + i * 73) % 360} 70% ${20 + ((i * 29) % 60)}%)`;
       context.fillRect((i % 15) * 20, Math.floor(i / 15) * 20, 20, 20);
     }
     const blob = await new Promise((resolve) => canvas.toBlob(resolve));
     await navigator.clipboard.write([new ClipboardItem({ 'image/png': blob })]);
-  });
+  }, options.vue ? 40 : 0);
   await slot(page, target).focus();
   await page.keyboard.press('Control+V');
 }
@@ -235,7 +235,7 @@ async function link(page) {
   report.linkedText = await readText(page);
 }
 
-async function queue(page) {
+async function run(page) {
   await page.evaluate(() => {
     window.gloriaRun = new Promise((resolve) => {
       for (const kind of ['execution_success', 'execution_error', 'execution_interrupted']) {
@@ -245,8 +245,17 @@ async function queue(page) {
   });
   await page.evaluate(() => window.app.queuePrompt(0, 1));
   const late = new Promise((resolve) => setTimeout(() => resolve({ end: 'timeout' }), 60_000).unref());
-  report.run = await Promise.race([page.evaluate(() => window.gloriaRun), late]);
-  report.used = await waitForLook(page, ({ slots }) => slots.happy.used, 'used pictures are marked');
+  return Promise.race([page.evaluate(() => window.gloriaRun), late]);
+}
+
+async function queue(page) {
+  const isMarked = ({ slots }) => slots.happy.used;
+  report.run = await run(page);
+  report.used = await waitForLook(page, isMarked, 'used pictures are marked');
+  await page.evaluate(() => window.app.graph.nodes.find((node) => node.gloriaBoard).gloriaBoard.markUsed({}));
+  report.unmarked = await look(page);
+  report.rerun = await run(page);
+  report.usedFromCache = await waitForLook(page, isMarked, 'pictures of a result from the cache are marked');
   await page.mouse.move(5, 500);
   await page.waitForTimeout(300);
   await shoot(page, 'used');
@@ -282,13 +291,12 @@ async function main() {
     page.on('pageerror', (error) => note(`page error: ${error.message}`));
     page.on('console', (message) => message.type() === 'error' && note(`${message.text()} ${message.location().url}`));
     await openPage(page);
-    await makeGraph(page);
-    for (const step of [fill, rearrange, useKeys, keep, link, queue, unlinkAndReload]) {
+    for (const step of [makeGraph, fill, rearrange, useKeys, keep, link, queue, unlinkAndReload]) {
       try {
         await step(page);
       } catch (error) {
         await shoot(page, 'failed');
-        throw new Error(`${step.name}: ${error.message}`);
+        throw new Error(`${step.name}: ${error.message} ${report.errors}`);
       }
     }
   } finally {

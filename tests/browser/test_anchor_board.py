@@ -182,6 +182,12 @@ def test_the_queue_runs_and_the_board_marks_what_was_used(report: dict, server: 
     assert json.loads(used) == {**files, "front": "link"}
 
 
+def test_a_result_from_the_cache_marks_the_same_pictures(report: dict):
+    assert report["rerun"]["end"] == "execution_success"
+    assert not any(slot["used"] for slot in report["unmarked"]["slots"].values())
+    assert report["usedFromCache"]["slots"] == report["used"]["slots"]
+
+
 def test_a_reloaded_page_has_the_board_back(report: dict):
     assert report["reloaded"]["after"] == report["reloaded"]["before"] == report["text"]
     filled = {slot for slot, seen in report["afterReload"]["slots"].items() if "pictured" in seen["classes"]}
