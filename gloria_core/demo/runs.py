@@ -47,8 +47,8 @@ def _common(sizes: DemoSizes, files: DemoFiles, device: str, stage: str, lr: flo
         "output": str(files.run(stage)),
         "data": {"cache": str(files.cache(stage)), "frames": [frames_of_window(sizes, stage)]},
         "method": "full",
-        # Ten times what the paper fine-tunes with, and orthogonal steps: there is nothing to preserve.
-        "optimizer": {"name": "muon", "lr": lr, "betas": [0.9, 0.95], "weight_decay": 0.05,
+        # A hundred times what the paper fine-tunes with: there is nothing to preserve.
+        "optimizer": {"name": steps.optimizer, "lr": lr, "betas": [0.9, 0.95], "weight_decay": 0.05,
                       "warmup_steps": min(100, steps.base // 3), "schedule": "linear"},
         # Small pictures lose their content at less noise than large ones: Wan's shift of 5 would skip the details.
         "timesteps": {"kind": "logit_normal", "shift": 1.0},

@@ -1,6 +1,7 @@
 """How large the demo model is and how long each part of it trains: one preset for each kind of machine."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 HEAD_DIM = 128
 
@@ -89,6 +90,8 @@ class StageSteps:
     micro_batch: int
     lr: float = 1e-3
     """Of the base; the stages start at a third of it."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """On a CPU Muon's own work makes a small step a third longer (docs/demo_model.md)."""
     loss_every: int = 250
     checkpoint_every: int = 100
 
@@ -141,7 +144,10 @@ CPU = replace(
     ),
     encoders=EncoderSizes(text_steps=600, audio_steps=600),
     dit=DitSizes(width=256, ffn_width=768, num_layers=8),
-    stages=StageSteps(base=6000, audio=1000, global_anchor=2000, identity=6000, both=600, batch=16, micro_batch=16),
+    stages=StageSteps(
+        base=6000, audio=1000, global_anchor=2000, identity=6000, both=600, batch=16, micro_batch=16,
+        optimizer="adamw",
+    ),
     device="cpu",
 )
 
