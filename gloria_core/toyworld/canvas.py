@@ -4,6 +4,8 @@ Legend: T frames, H W pixels, h w pixels of a part's box. Local coordinates u (t
 d (towards its front) are in radii of the part; depth and sizes in heights of the character.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -33,28 +35,54 @@ class Ellipsoid(NamedTuple):
     yaw_T: Tensor
 
 
-class Surface(NamedTuple):
-    """The visible side of a part, pixel by pixel of its box."""
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """The visible side of a part, pixel by pixel of its box; what a part does not ask for is not computed."""
 
     rows: slice
     columns: slice
     cover: Tensor
     """How much of a pixel the part's silhouette covers."""
-    u: Tensor
+    nx: Tensor
+    """With v and nz the point on the unit sphere, as the camera sees it."""
     v: Tensor
-    d: Tensor
+    nz: Tensor
+    sin: Tensor
+    cos: Tensor
+    radius_px: Tensor
     depth: Tensor
-    back_u: Tensor
-    """u and d of the point behind, on the far side of the part."""
-    back_d: Tensor
-    softness: Tensor
-    """Size of a pixel on the part, in radii."""
     shade: Tensor
+
+    @cached_property
+    def u(self) -> Tensor:
+        """Local coordinates: to the character's left,"""
+        return self.nx * self.cos - self.nz * self.sin
+
+    @cached_property
+    def d(self) -> Tensor:
+        """and to the front."""
+        return self.nx * self.sin + self.nz * self.cos
+
+    @cached_property
+    def back_u(self) -> Tensor:
+        """u and d of the point behind, on the far side of the part."""
+        return self.nx * self.cos + self.nz * self.sin
+
+    @cached_property
+    def back_d(self) -> Tensor:
+        """See `back_u`."""
+        return self.nx * self.sin - self.nz * self.cos
+
+    @cached_property
+    def softness(self) -> Tensor:
+        """Size of a pixel on the part, in radii."""
+        stretch = (self.cos + self.sin * self.nx / self.nz).abs_().clamp_(1, _MAX_STRETCH)
+        return stretch / self.radius_px
 
     @property
     def shape(self) -> torch.Size:
         """T, h, w."""
-        return self.u.shape
+        return self.nz.shape
 
 
 class Canvas:
@@ -91,9 +119,6 @@ class Canvas:
         edge = (1 - r2) / slope
         nz = (1 - r2).clamp_min_(1e-4).sqrt_()
         sin, cos = torch.sin(part.yaw_T)[:, None, None], torch.cos(part.yaw_T)[:, None, None]
-        u_near, u_far = nx * cos, nz * sin
-        d_near, d_far = nx * sin, nz * cos
-        stretch = (cos + sin * nx / nz).abs_().clamp_(1, _MAX_STRETCH)
         light = nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2]
         outline = (edge / (_OUTLINE_WIDTH * unit)).clamp_(0, 1)
         shade = (0.80 + 0.26 * light).mul_(_OUTLINE_DARKNESS + (1 - _OUTLINE_DARKNESS) * outline)
@@ -101,13 +126,13 @@ class Canvas:
             rows=rows,
             columns=columns,
             cover=(edge + 0.5).clamp_(0, 1),
-            u=u_near - u_far,
+            nx=nx,
             v=ny,
-            d=d_near + d_far,
+            nz=nz,
+            sin=sin,
+            cos=cos,
+            radius_px=radius_px,
             depth=part.depth_T[:, None, None] + part.radius * nz,
-            back_u=u_near + u_far,
-            back_d=d_near - d_far,
-            softness=stretch / radius_px,
             shade=shade,
         )
 
@@ -133,7 +158,7 @@ class Canvas:
         zero_T = torch.zeros_like(x_T)
         surface = self.surface(Ellipsoid(x_T, zero_T + y, zero_T, half_width, 0.25 * half_width, zero_T))
         if surface is not None:
-            soft = (1.2 - 1.2 * (surface.u**2 + surface.v**2)).clamp_(0, 1)
+            soft = (1.2 - 1.2 * (surface.nx**2 + surface.v**2)).clamp_(0, 1)
             self.cover_THW[:, surface.rows, surface.columns] = soft * opacity
 
 

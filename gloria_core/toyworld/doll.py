@@ -93,7 +93,7 @@ class _Painter:
     def legs(self, side_T: Tensor) -> None:
         leg = self._body_surface(side_T * _LEG_X, 0.0, _LEG_Y, _LEG_RADIUS, _LEG_HALF_HEIGHT)
         if leg is not None:
-            self._blend(leg, _filled(leg, self.look.trousers_T3))
+            self._blend(leg, self.look.trousers_T3[:, :, None, None])
         shoe = self._body_surface(side_T * _LEG_X, _SHOE_FORWARD, _SHOE_Y, _SHOE_RADIUS, _SHOE_HALF_HEIGHT)
         if shoe is not None:
             color = _filled(shoe, self.look.shoes_T3)
@@ -112,7 +112,7 @@ class _Painter:
         opacity_T = quirk_TE.sum(1)
         ink_T3 = torch.einsum("te,tec->tc", quirk_TE, look.quirk_color_TE3.expand(len(poses), -1, -1))
         marked = draw_cheeks(face, ink_T3 / opacity_T.clamp_min(1e-6)[:, None], opacity_T)
-        shape_TP = poses.expression_TE @ face_table(surface.u.device)
+        shape_TP = poses.expression_TE @ face_table(look.skin_T3.device)
         draw_face(face, shape_TP, poses.mouth(), FaceInks(look.eyes_T3, 0.55 * look.hair_T3))
         self._blend(surface, face.color_T3hw, marked)
 
@@ -147,7 +147,7 @@ class _Painter:
         """One of two ears."""
         surface = self._head_surface(side_T * _EAR_X, 0.0, _EAR_Y, _EAR_RADIUS, 1.2 * _EAR_RADIUS)
         if surface is not None:
-            self._blend(surface, _filled(surface, self.look.skin_T3))
+            self._blend(surface, self.look.skin_T3[:, :, None, None])
 
     def head_shape(self) -> Ellipsoid:
         """The skull."""
@@ -168,7 +168,7 @@ class _Painter:
         size = radius.clamp_min(1e-4)
         surface = self._head_surface(u_T, d_T, v, size, aspect * size)
         if surface is not None:
-            color = _filled(surface, 0.94 * self.look.hair_T3) * surface.shade[:, None]
+            color = 0.94 * self.look.hair_T3[:, :, None, None] * surface.shade[:, None]
             self.canvas.blend(surface, color, surface.cover * (radius > 0), surface.depth)
 
     def _head_surface(
