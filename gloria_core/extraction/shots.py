@@ -3,10 +3,8 @@
 import logging
 from pathlib import Path
 
-import torch.nn.functional as F
-
 from ..errors import DatasetError
-from .frames import pictures, sample_times
+from .frames import pictures, sample_times, scaled_down
 from .records import Span
 
 # Cuts are looked for on an even grid, so that a variable frame rate is no matter.
@@ -46,9 +44,7 @@ def find_cuts(video: Path, seconds: float) -> list[float]:
     last = None
     for idx, (_, picture_HWC) in enumerate(pictures(video, times)):
         last = FrameTimecode(idx, fps=_RATE)
-        size = (min(_HEIGHT, picture_HWC.shape[0]), min(256, picture_HWC.shape[1]))
-        small = F.interpolate(picture_HWC.movedim(-1, 0)[None].float(), size=size, mode="area")[0]
-        bgr = small.flip(0).movedim(0, -1).round().byte().contiguous().numpy()
+        bgr = scaled_down(picture_HWC, _HEIGHT).flip(-1).contiguous().numpy()
         found += detector.process_frame(last, bgr)
     if last is not None:
         found += detector.post_process(last)
