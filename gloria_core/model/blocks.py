@@ -174,6 +174,14 @@ class GloriaBlock(nn.Module):
 
     def forward(self, x_BSD: Tensor, inputs: BlockInputs) -> Tensor:
         """One residual update of all tokens."""
+        x, y = self.inner(x_BSD, inputs)
+        return self._by_segment(add_gated, (x, y), inputs.modulation, 5)
+
+    def inner(self, x_BSD: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+        """Everything but the last addition: the tokens, and what the feed-forward layer is about to add to them.
+
+        Apart, because a frozen block's backward pass reads neither: recomputing this part ends before the last layer.
+        """
         num_video = inputs.modulation.num_video
         x = x_BSD.contiguous()
         y = self._by_segment(shift_and_scale, (self.norm1(x),), inputs.modulation, 0, 1)
@@ -189,8 +197,7 @@ class GloriaBlock(nn.Module):
             video = patch({"x": x[:, :num_video], "transformer_options": inputs.transformer_options})
             x = with_video(x, video)
 
-        y = self.ffn(self._by_segment(shift_and_scale, (self.norm2(x),), inputs.modulation, 3, 4))
-        return self._by_segment(add_gated, (x, y), inputs.modulation, 5)
+        return x, self.ffn(self._by_segment(shift_and_scale, (self.norm2(x),), inputs.modulation, 3, 4))
 
     def _by_segment(
         self, function: Callable[..., Tensor], tokens_BSD: tuple[Tensor, ...], modulation: Modulation, *indices: int

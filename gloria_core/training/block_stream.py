@@ -30,7 +30,7 @@ def stream_blocks(model: GloriaDiT, num_streamed: int, device: torch.device) -> 
     model.to(device)
     ring = _Ring(streamed, masters, device)
     for position, block in enumerate(streamed):
-        block.forward = functools.partial(ring.forward, position, block.forward)
+        block.inner = functools.partial(ring.forward, position, block.inner)
 
 
 class _Ring:
@@ -50,8 +50,8 @@ class _Ring:
         self._arrived: list[Any] = [None] * len(self._slots)
         self._last = -1
 
-    def forward(self, position: int, forward: Any, *args: Any) -> Tensor:
-        """Run a block with its weights in place, the neighbour's following."""
+    def forward(self, position: int, forward: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        """Run a block with its weights in place, the neighbour's following; they stay until the next but one runs."""
         is_down = position in (self._last, self._last - 1) and torch.is_grad_enabled()
         self._last = position
         slot = self._fetch(position)

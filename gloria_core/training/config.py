@@ -124,6 +124,9 @@ class MemoryConfig:
 
     checkpointing: bool = True
     """Recompute each block in the backward pass and keep its input only."""
+    keep_attention: bool = False
+    """Keep the result of self-attention too, the dearest part to recompute in long clips: twice the kept memory (needs
+    `checkpointing`)."""
     offload_activations: bool = False
     """Keep those inputs in host memory (needs `checkpointing`)."""
     streamed_blocks: int = 0
@@ -133,6 +136,7 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         _check(self.checkpointing or not self.offload_activations, "offload_activations needs checkpointing.")
+        _check(self.checkpointing or not self.keep_attention, "keep_attention needs checkpointing.")
         _check(self.checkpointing or not self.streamed_blocks, "streamed_blocks needs checkpointing.")
         _check(self.streamed_blocks >= 0, f"streamed_blocks is {self.streamed_blocks}, expected 0 or more.")
 

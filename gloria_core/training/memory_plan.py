@@ -78,7 +78,7 @@ def plan_memory(model: GloriaDiT, config: TrainConfig, tokens: int, world_size: 
     per_weight = _ADAM_BYTES[config.optimizer.name]
     if width == 2:
         per_weight += {"fp32_master": 4, "kahan": 2, "stochastic": 0}[config.precision.update]
-    kept, recomputed = _activation_bytes(model, config, tokens * config.micro_batch_size, width)
+    kept, passing = _activation_bytes(model, config, tokens * config.micro_batch_size, width)
     keep_every = config.checkpoints.keep_every
     num_kept = config.total_steps // keep_every if keep_every else 0
     snapshot = trained * (width + per_weight + (4 if config.ema_decay else 0))
@@ -87,7 +87,7 @@ def plan_memory(model: GloriaDiT, config: TrainConfig, tokens: int, world_size: 
         gradients=trained * width // shards,
         optimizer=trained * per_weight // shards,
         averages=(trained * 4 if config.ema_decay else 0) // shards,
-        activations=recomputed + (0 if config.memory.offload_activations else kept),
+        activations=passing + (0 if config.memory.offload_activations else kept),
         host=streamed_bytes + (kept if config.memory.offload_activations else 0),
         # One more is on the disk while the oldest is not yet deleted.
         disk=snapshot * (config.checkpoints.keep_last + 1 + num_kept) + trained * width * (1 + num_kept),
@@ -125,19 +125,19 @@ def _remedy(name: str, model: GloriaDiT, config: TrainConfig, tokens: int, world
         plan = plan_memory(model, changed, tokens, processes)
         return plan.device <= free.device and plan.host <= free.host
 
-    memory = replace(config.memory, checkpointing=True)
-    if config.memory != memory and fits(replace(config, memory=memory)):
-        return "Set memory.checkpointing: true."
+    slim = replace(config, memory=replace(config.memory, checkpointing=True, keep_attention=False))
+    if slim != config and fits(slim):
+        return f"Set {_changes(config, slim)}."
     if config.method == "full":
-        enough = next((n for n in (2, 4, 8, 16, 32, 64) if n > world_size and fits(config, n)), None)
+        enough = next((n for n in (2, 4, 8, 16, 32, 64) if n > world_size and fits(slim, n)), None)
         return "Use method lora." if enough is None else f"Use method lora, or {enough} GPUs of this size."
     for base in dict.fromkeys((config.precision.base, "fp8")):
         for offload in dict.fromkeys((config.memory.offload_activations, True)):
             for count in range(config.memory.streamed_blocks, len(model.blocks) + 1):
                 changed = replace(
-                    config,
+                    slim,
                     precision=replace(config.precision, base=base),
-                    memory=replace(memory, streamed_blocks=count, offload_activations=offload),
+                    memory=replace(slim.memory, streamed_blocks=count, offload_activations=offload),
                 )
                 if fits(changed):
                     return f"Set {_changes(config, changed)}."
@@ -152,6 +152,10 @@ def _changes(old: TrainConfig, new: TrainConfig) -> str:
     changes = []
     if new.precision.base != old.precision.base:
         changes.append(f"precision.base: {new.precision.base}")
+    if new.memory.checkpointing != old.memory.checkpointing:
+        changes.append("memory.checkpointing: true")
+    if new.memory.keep_attention != old.memory.keep_attention:
+        changes.append("memory.keep_attention: false")
     if new.memory.offload_activations != old.memory.offload_activations:
         changes.append("memory.offload_activations: true")
     if new.memory.streamed_blocks != old.memory.streamed_blocks:
@@ -160,12 +164,13 @@ def _changes(old: TrainConfig, new: TrainConfig) -> str:
 
 
 def _activation_bytes(model: GloriaDiT, config: TrainConfig, tokens: int, width: int) -> tuple[int, int]:
-    """Bytes kept from forward to backward, and bytes of the block that is computed at the moment."""
+    """Bytes kept from forward to backward that may move to the host, and bytes that are on the device in any case."""
     dit = model.config
     block = tokens * width * (_KEPT_WIDTHS * dit.dim + _KEPT_FFN_WIDTHS * dit.ffn_dim)
-    if config.memory.checkpointing:
-        return tokens * width * dit.dim * dit.num_layers, block
-    return block * dit.num_layers, 0
+    if not config.memory.checkpointing:
+        return block * dit.num_layers, 0
+    inputs = tokens * width * dit.dim * dit.num_layers
+    return inputs, block + (inputs if config.memory.keep_attention else 0)
 
 
 def _frozen_bytes(name: str, parameter: nn.Parameter, config: TrainConfig) -> int:

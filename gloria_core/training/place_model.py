@@ -62,7 +62,7 @@ def place_model(model: GloriaDiT, config: TrainConfig, workers: Workers) -> None
     if memory.streamed_blocks:
         stream_blocks(model, memory.streamed_blocks, workers.device)
     if memory.checkpointing:
-        checkpoint_blocks(model, offload=memory.offload_activations)
+        checkpoint_blocks(model, offload=memory.offload_activations, keep_attention=memory.keep_attention)
     if workers.is_sharded:
         shard_model(model, workers.device)
     elif not memory.streamed_blocks:

@@ -15,13 +15,13 @@ class _QuantizedMatmul(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, scale)
+        # Not by save_for_backward: a recomputed block would have to compute this product to get at frozen weights.
+        ctx.weight, ctx.scale = weight, scale
         return x @ dequantize(weight, scale, x.dtype).T
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        weight, scale = ctx.saved_tensors
-        return gradient @ dequantize(weight, scale, gradient.dtype), None, None
+        return gradient @ dequantize(ctx.weight, ctx.scale, gradient.dtype), None, None
 
 
 class QuantizedLinear(nn.Linear):

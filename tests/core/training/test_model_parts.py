@@ -2,12 +2,14 @@
 
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.append(str(Path(__file__).parent))
 from toy_run import BASES, toy_config
@@ -128,15 +130,62 @@ def test_stages_choose_what_is_trained(tmp_path):
 # --- checkpointing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("keep_attention", [False, True])
 @pytest.mark.parametrize("offload", [False, True])
-def test_checkpointed_blocks_have_the_same_gradients_bit_for_bit(offload):
-    plain = gradients(with_trained_lora(make_model()))
-    model = with_trained_lora(make_model())
-    checkpoint_blocks(model, offload)
+@pytest.mark.parametrize("prepare", [with_trained_lora, lambda model: model.requires_grad_(True)], ids=["lora", "full"])
+def test_checkpointed_blocks_have_the_same_gradients_bit_for_bit(prepare, offload, keep_attention):
+    plain = gradients(prepare(make_model()))
+    model = prepare(make_model())
+    checkpoint_blocks(model, offload, keep_attention)
     recomputed = gradients(model)
     assert plain.keys() == recomputed.keys()
     assert any(name.startswith("blocks.0.") for name in plain)
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+class Calls(TorchDispatchMode):
+    """Counts calls of operations, and matrix products by their (inner, outer) size."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.products = Counter(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations[func] += 1
+        if func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
+            self.products[tuple(args[-1].shape)] += 1
+        return func(*args, **kwargs or {})
+
+
+def backward_calls(model, *options):
+    if options:
+        checkpoint_blocks(model, *options)
+    loss = model(**inputs()).square().mean()
+    with Calls() as calls:
+        loss.backward()
+    return calls
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_frozen_block_is_recomputed_without_its_last_layer(quantized):
+    def model():
+        made = with_trained_lora(make_model(replace(CONFIG, ffn_dim=192)))
+        if quantized:
+            quantize_frozen(made)
+        return made
+
+    plain, recomputed = (backward_calls(model(), *options).products for options in ((), (False,)))
+    into, out_of = (CONFIG.dim, 192), (192, CONFIG.dim)
+    assert recomputed[into] == plain[into] + CONFIG.num_layers
+    assert recomputed[out_of] == plain[out_of] > 0
+
+
+def test_kept_self_attention_is_not_computed_again_and_only_it_is_kept():
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    assert backward_calls(with_trained_lora(make_model())).operations[attention] == 0
+    # Text in every block, speech in every second one.
+    assert backward_calls(with_trained_lora(make_model()), False).operations[attention] == 4 + 4 + 2
+    assert backward_calls(with_trained_lora(make_model()), False, True).operations[attention] == 4 + 2
 
 
 def kept_bytes(model):
@@ -164,6 +213,19 @@ def test_checkpointing_keeps_little_more_than_the_blocks_inputs():
     block_inputs = 4 * (3 * 16 + 6) * 128 * 4
     assert checkpointed < 0.2 * plain
     assert checkpointed < 4 * block_inputs
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_blocks_have_the_same_gradients():
+    config = replace(CONFIG, num_layers=1)
+    expected = gradients(with_trained_lora(make_model(config)))
+    model = with_trained_lora(make_model(config))
+    checkpoint_blocks(model)
+    model.blocks[0].compile()
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-3, msg=name)
 
 
 # --- streaming and quantisation --------------------------------------------------------------------------------------
@@ -267,6 +329,17 @@ def test_the_estimate_of_activations_is_near_what_is_kept():
     prepare_trainable(model, config)
     plan = plan_memory(model, config, tokens=3 * 16 + 6)
     assert 0.5 < plan.activations / kept_bytes(model) < 2
+
+
+def test_kept_attention_is_planned_and_given_up_first():
+    config = config_for(precision={"compute": "float32"}, memory={"keep_attention": True}, lora={"rank": 2})
+    model = make_model()
+    prepare_trainable(model, config)
+    plan = plan_memory(model, config, tokens=54)
+    slim = plan_memory(model, replace(config, memory=MemoryConfig()), tokens=54)
+    assert plan.activations - slim.activations == CONFIG.num_layers * 54 * CONFIG.dim * 4
+    with pytest.raises(TrainingError, match=r"Set memory\.keep_attention: false\."):
+        require_memory(model, config, 54, 1, Free(slim.device, GIB, 10 * GIB), has_gpu=True)
 
 
 def test_a_14b_lora_on_24_gb_is_told_how_many_blocks_to_stream():
