@@ -252,7 +252,7 @@ def _inputs() -> list[io.Input]:
             "preview_vae",
             optional=True,
             tooltip="Decodes finished chunks for the player, which takes some time per chunk; a small VAE (TAEHV) "
-            "hardly any. Without it the player shows rough pictures, at no cost.",
+            "hardly any. Without it the player shows rough pictures, for a little CPU time.",
         ),
         io.Audio.Input("audio", optional=True, tooltip="The speech, to be heard in the player."),
     ]

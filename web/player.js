@@ -21,6 +21,8 @@ class Player {
   constructor(node) {
     this.node = node;
     this.job = '';
+    this.isReading = false;
+    this.isStale = false;
     /** @type {string | null} a take picked by hand; otherwise the newest is shown */
     this.picked = null;
     /** @type {import('./player_view.js').State} */
@@ -51,8 +53,19 @@ class Player {
     this.refresh();
   }
 
-  /** Read takes, chunks and what is going on. */
+  /** Read takes, chunks and what is going on; news that come meanwhile are read once, afterwards. */
   async refresh() {
+    this.isStale = true;
+    if (this.isReading) return;
+    this.isReading = true;
+    while (this.isStale) {
+      this.isStale = false;
+      await this.read();
+    }
+    this.isReading = false;
+  }
+
+  async read() {
     const { job } = this;
     try {
       const takes = await get('films', { job });
@@ -60,7 +73,9 @@ class Player {
       const film = folder ? await get(`films/${folder}`) : null;
       if (job !== this.job) return;
       const hasNew = film?.folder !== this.state.film?.folder;
-      Object.assign(this.state, { takes, film, running: film?.running ?? null, error: null });
+      const goesOn = takes.some((take) => take.running);
+      const running = film?.running ?? (goesOn ? this.state.running : null);
+      Object.assign(this.state, { takes, film, running, error: null });
       if (hasNew) this.state.chosen = 0;
     } catch (error) {
       this.state.error = error.message;
@@ -71,14 +86,10 @@ class Player {
   /** What the sampler says while it works. */
   hear(detail) {
     if (detail.job !== this.job) return;
-    if (detail.ended || detail.finished !== undefined || detail.folder !== this.state.film?.folder) {
-      if (!detail.ended && detail.folder !== this.state.film?.folder) this.picked = null;
-      if (detail.ended && detail.folder === this.state.film?.folder) this.state.running = null;
-      this.refresh();
-      return;
-    }
-    this.state.running = detail;
-    this.render();
+    this.state.running = detail.ended ? null : detail;
+    const isElsewhere = !this.picked && detail.folder !== this.state.film?.folder;
+    if (detail.ended || detail.finished !== undefined || isElsewhere) this.refresh();
+    else this.render();
   }
 
   render() {

@@ -8,7 +8,7 @@ export const PLAYER_STYLE = `
   --accent: var(--p-primary-color, var(--ink));
   --done: var(--p-green-600, green);
   --error: var(--p-red-400, var(--error-text));
-  box-sizing: border-box; width: 100%; height: 100%; min-height: 240px; padding: 6px; overflow: hidden;
+  box-sizing: border-box; width: 100%; height: 100%; min-height: 320px; padding: 6px; overflow: hidden;
   display: grid; gap: 6px;
   grid-template: minmax(80px, 1fr) 4px auto 22px auto auto / minmax(0, 1fr); border-radius: 8px;
   background: var(--comfy-menu-bg); color: var(--ink); font: 11px/1.35 system-ui, sans-serif; user-select: none;

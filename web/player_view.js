@@ -50,10 +50,12 @@ export class PlayerView {
   render(state) {
     const { film, running } = state;
     const chunks = film?.chunks ?? [];
+    const isShown = running?.folder === film?.folder;
     const numDone = chunks.filter((chunk) => chunk.is_done).length;
-    const part = running?.num_steps && !chunks[running.chunk]?.is_done ? running.step / running.num_steps : 0;
+    const isSampling = isShown && running?.num_steps && !chunks[running.chunk]?.is_done;
+    const part = isSampling ? running.step / running.num_steps : 0;
     this.bar.style.width = `${chunks.length ? ((numDone + part) / chunks.length) * 100 : 0}%`;
-    this.doing.textContent = this.doingText(chunks, numDone, running);
+    this.doing.textContent = this.doingText(chunks, numDone, isShown ? running : null);
     const eta = running?.eta_seconds;
     this.left.textContent = eta === undefined ? '' : this.text('player.left', { time: clock(eta) });
     this.renderCells(state, part);
@@ -82,7 +84,7 @@ export class PlayerView {
     this.cells.classList.toggle('many', chunks.length > MAX_NUMBERED);
     for (const { index, is_done: isDone, seconds, start, seed } of chunks) {
       const cell = /** @type {HTMLElement} */ (this.cells.children[index]);
-      const isSampling = !isDone && running?.chunk === index;
+      const isSampling = !isDone && running?.folder === film?.folder && running?.chunk === index;
       cell.className = ['cell', isDone && 'done', isSampling && 'sampling', index === chosen && 'chosen']
         .filter(Boolean).join(' ');
       cell.style.flexGrow = String(seconds);

@@ -5,7 +5,7 @@ export const TIMELINE_STYLE = `
 .gloria-timeline {
   --ink: var(--input-text, var(--fg-color));
   --line: color-mix(in srgb, var(--ink) 22%, transparent);
-  box-sizing: border-box; width: 100%; height: 100%; min-height: 120px; padding: 6px 8px; overflow: hidden;
+  box-sizing: border-box; width: 100%; height: 100%; min-height: 150px; padding: 6px 8px; overflow: hidden;
   display: grid; grid-template: minmax(40px, 1fr) 18px 14px auto / minmax(0, 1fr); gap: 3px;
   border-radius: 8px; user-select: none;
   background: var(--comfy-menu-bg); color: var(--ink); font: 11px/1.35 system-ui, sans-serif;
@@ -52,6 +52,7 @@ export const TIMELINE_STYLE = `
 .gloria-timeline .status {
   min-height: 1.35em; max-height: 2.7em; overflow: hidden; color: var(--descrip-text);
 }
+.gloria-timeline.warned .status { color: var(--p-yellow-500, orange); }
 .gloria-timeline.failed .status { color: var(--p-red-400, var(--error-text)); }
 .gloria-timeline.failed :is(.strip, .chunks) { opacity: .5; }
 `;

@@ -51,10 +51,16 @@ export class TimelineView {
     this.axis.replaceChildren(...this.ticks(shown.seconds));
     drawWave(this.canvas, shown.wave, shown.seconds);
     this.root.classList.toggle('failed', shown.error !== null);
-    const summary = shown.chunks
-      ? this.text('timeline.summary', { chunks: shown.chunks.length, time: clock(shown.seconds) })
-      : shown.hint;
-    this.status.textContent = shown.error ?? summary ?? '';
+    const unused = shown.cues.filter((cue, idx) => shown.chunks && !used.has(idx) && (cue.text || cue.labels.length));
+    this.root.classList.toggle('warned', unused.length > 0);
+    this.status.textContent = shown.error ?? this.summary(shown, unused);
+  }
+
+  /** @param {Shown} shown @param {Cue[]} unused */
+  summary(shown, unused) {
+    if (!shown.chunks) return shown.hint ?? '';
+    if (unused.length) return this.text('timeline.lost', { times: unused.map((cue) => cue.time).join(', ') });
+    return this.text('timeline.summary', { chunks: shown.chunks.length, time: clock(shown.seconds) });
   }
 
   /** @param {Shown} shown @param {number} idx @param {boolean | null} isUnused */

@@ -39,12 +39,12 @@ ROUGH = "rough"
 
 def preview_path(folder: Path, index: int) -> Path:
     """The preview of a chunk."""
-    return folder / f"chunk_{index:05d}.mp4"
+    return folder / f"preview_{index:05d}.mp4"
 
 
 def preview_record_path(folder: Path, index: int) -> Path:
     """What that preview was made from; written after it."""
-    return folder / f"chunk_{index:05d}.preview.json"
+    return folder / f"preview_{index:05d}.json"
 
 
 class ChunkPreviews:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...gloria_core.conditioning.cues import cues_of_chunks, new_frames, parse_cues
-from ...gloria_core.errors import PlanError
+from ...gloria_core.errors import GloriaError, PlanError
 from ...gloria_core.media.encode_video import frame_rate
 from ...gloria_core.sampling.plan import plan_chunks
 from ...gloria_core.shapes import latent_frames_for
@@ -15,6 +15,14 @@ _LIMITS = {"frames": (1, _MAX_FRAMES), "chunk_frames": (5, 100_001), "prefix_lat
 
 
 def _timeline(values: dict[str, Any]) -> dict[str, Any]:
+    """The spans, or what is wrong: while somebody types, a line that is not finished is no failure of the request."""
+    try:
+        return _spans(values)
+    except GloriaError as error:
+        return {"error": str(error)}
+
+
+def _spans(values: dict[str, Any]) -> dict[str, Any]:
     """Cues with their seconds; with the film's length also its chunks, each with its seconds and its cue."""
     cues = parse_cues(str(values.get("cues", "")))
     answer: dict[str, Any] = {

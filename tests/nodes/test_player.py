@@ -89,7 +89,7 @@ def test_previews_show_every_frame_of_the_film_once_with_its_sound(
 ):
     run(model, prefix_latents=prefix_latents, preview_vae=vae if with_vae else None, audio=speech())
     folder = job_folder(output_directory)
-    files = sorted(folder.glob("chunk_*.mp4"))
+    files = sorted(folder.glob("preview_*.mp4"))
     assert len(files) == len(list(folder.glob("chunk_*.safetensors")))
     counts = []
     for path in files:
@@ -124,10 +124,22 @@ def test_pictures_are_those_of_the_vae_on_the_chunk_alone(model, vae, tmp_path):
             assert shown.shape[0] == (21 if not chunk.index else 8 if chunk.stop < TOTAL else 5)
 
 
+def test_a_small_approximate_vae_serves_as_well(model, output_directory):
+    from comfy.taesd.taehv import TAEHV
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        small = comfy.sd.VAE(sd=TAEHV(latent_channels=16).state_dict())
+    assert not isinstance(small.first_stage_model, comfy.ldm.wan.vae.WanVAE)
+    run(model, preview_vae=small)
+    counts = [len(read(path)[0]) for path in sorted(job_folder(output_directory).glob("preview_*.mp4"))]
+    assert counts == [21, 8, 8, 8, 5]
+
+
 def test_a_preview_is_made_once_and_again_when_sound_or_vae_change(model, vae, output_directory):
     run(model, audio=speech())
     folder = job_folder(output_directory)
-    made = {path: path.stat().st_mtime_ns for path in folder.glob("chunk_*.mp4")}
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("preview_*.mp4")}
     run(model, audio=speech())
     assert {path: path.stat().st_mtime_ns for path in made} == made
     run(model, audio=speech(pitch=220.0))
@@ -142,13 +154,13 @@ def test_another_take_brings_previews_of_the_chunks_it_takes_over(model, output_
     before = job_folder(output_directory)
     run(model, seeds="3: 99")
     (after,) = set((output_directory / "gloria").iterdir()) - {before}
-    same = [(before / f"chunk_{i:05d}.mp4").samefile(after / f"chunk_{i:05d}.mp4") for i in range(NUM_CHUNKS)]
+    same = [(before / f"preview_{i:05d}.mp4").samefile(after / f"preview_{i:05d}.mp4") for i in range(NUM_CHUNKS)]
     assert same == [True, True, True, False, False]
 
 
 def test_sound_that_ends_early_leaves_silent_previews_behind(model, output_directory):
     run(model, audio=speech(seconds=1.0))
-    sounds = [read(path)[2] for path in sorted(job_folder(output_directory).glob("chunk_*.mp4"))]
+    sounds = [read(path)[2] for path in sorted(job_folder(output_directory).glob("preview_*.mp4"))]
     assert sounds[0] > 0.5
     assert sounds[-1] == 0
 
@@ -239,7 +251,7 @@ def test_takes_chunks_and_previews_are_found_again_from_disk_alone(page_server, 
 
     answer = page_server.ask("GET", f"/gloria/films/{first}/previews/1")
     assert (answer.status, answer.headers["Content-Type"]) == (200, "video/mp4")
-    assert answer.body == (output_directory / "gloria" / first / "chunk_00001.mp4").read_bytes()
+    assert answer.body == (output_directory / "gloria" / first / "preview_00001.mp4").read_bytes()
     part = page_server.ask("GET", f"/gloria/films/{first}/previews/1", Range="bytes=4-7")
     assert (part.status, part.body) == (206, b"ftyp")
 
@@ -315,7 +327,7 @@ def test_strange_inputs_in_a_description_are_shown_as_unknown(page_server, model
     description = json.loads((folder / "job.json").read_text())
     strange = {**description, "inputs": [], "chunk_inputs": [{"seed": 3}, 7, {"prompt": {"value": "x"}}, {}, {}]}
     (folder / "job.json").write_text(json.dumps(strange))
-    (folder / "chunk_00000.preview.json").write_text('{"fps": "1/0"}')
+    (folder / "preview_00000.json").write_text('{"fps": "1/0"}')
     shown = film(page_server, folder.name)
     assert shown.status == 200
     assert shown.json["chunks"][2]["prompt"] == "x"
