@@ -1,4 +1,4 @@
-"""A small network that reads toy faces, trained here in a minute on characters that no test video shows."""
+"""A small network that reads toy faces, trained here on characters that no test video shows."""
 
 import functools
 
