@@ -166,8 +166,9 @@ app.registerExtension({
     const widget = node.addDOMWidget(WIDGET, WIDGET, player.view.root, {
       getMinHeight: () => MIN_HEIGHT,
       hideOnZoom: false,
+      serialize: false, // not sent with the prompt
     });
-    widget.serialize = false; // what it shows is on disk
+    widget.serialize = false; // not saved: what it shows is on disk
     const removed = node.onRemoved;
     node.onRemoved = function (...args) {
       removed?.apply(this, args);

@@ -91,8 +91,9 @@ app.registerExtension({
     const widget = node.addDOMWidget(WIDGET, WIDGET, timeline.view.root, {
       getMinHeight: () => MIN_HEIGHT,
       hideOnZoom: false,
+      serialize: false, // not sent with the prompt
     });
-    widget.serialize = false; // it holds nothing of its own
+    widget.serialize = false; // not saved: it holds nothing of its own
     const removed = node.onRemoved;
     node.onRemoved = function (...args) {
       removed?.apply(this, args);

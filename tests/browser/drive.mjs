@@ -1,8 +1,9 @@
 // Opens workflows in ComfyUI's real page with Chromium and reports what it saw as one JSON object on stdout.
 //
-// Usage: node drive.mjs '{"url", "chromium", "vue", "screenshots", "workflows": {name: graph}, "run": name, "change"}'
+// Usage: node drive.mjs <<< '{"url", "chromium", "vue", "screenshots", "workflows": {name: graph}, "run": name, "change"}'
 // `vue` true is Nodes 2.0, false the canvas renderer; the workflow named by `run` is queued and waited for, after its
 // widgets were set as `change` says: {node id: {widget: value}}.
+import fs from 'node:fs';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
 
@@ -16,7 +17,8 @@ const HARMLESS = [
   /huggingface\.co.*Content Security Policy/s,
 ];
 
-const options = JSON.parse(process.argv[2]);
+// Graphs are too long for a command line.
+const options = JSON.parse(fs.readFileSync(0, 'utf8'));
 const report = { renderer: options.vue ? 'vue' : 'canvas', workflows: {} };
 let errors = [];
 

@@ -1,10 +1,11 @@
 // Works timeline and player in ComfyUI's real page as an artist does and reports what it saw as one JSON object on
 // stdout.
 //
-// Usage: node player.mjs '{"url", "chromium", "vue", "screenshots", "phase", "timeline", "film", "change", "job"}'
+// Usage: node player.mjs <<< '{"url", "chromium", "vue", "screenshots", "phase", "timeline", "film", "change", "job"}'
 // Phase "start" types cues, renders until a chunk can be watched, cancels and reloads; phase "resume", on a server that
 // was started anew, goes on from there and makes another take. `timeline` and `film` are graphs, `change` is
 // {node id: {widget: value}} of the film's graph, `job` its job name.
+import fs from 'node:fs';
 import path from 'node:path';
 import { chromium } from 'playwright-core';
 
@@ -14,7 +15,8 @@ const RUN_MS = 200_000;
 // What every ComfyUI page reports about itself; the timeline's models are not on this machine.
 const HARMLESS = [/graph accessed before initialization/, /404/, /Content Security Policy/s];
 
-const options = JSON.parse(process.argv[2]);
+// Graphs are too long for a command line.
+const options = JSON.parse(fs.readFileSync(0, 'utf8'));
 const renderer = options.vue ? 'vue' : 'canvas';
 const report = { errors: [] };
 

@@ -82,8 +82,9 @@ def report(request: pytest.FixtureRequest, server: object, chromium: str, node: 
         "run": CPU_WORKFLOW,
         "change": SMALLER,
     }
-    command = [node, str(HERE / "drive.mjs"), json.dumps(options)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    command = [node, str(HERE / "drive.mjs")]
+    text = json.dumps(options)
+    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=500, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 

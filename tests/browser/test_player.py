@@ -54,8 +54,9 @@ def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType, is_vu
 def drive(server: object, chromium: str, node: str, is_vue: bool, **options: object) -> dict:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     shared = {"url": server.url, "chromium": chromium, "vue": is_vue, "screenshots": str(SCREENSHOTS)}
-    command = [node, str(HERE / "player.mjs"), json.dumps({**shared, **options})]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    command = [node, str(HERE / "player.mjs")]
+    text = json.dumps({**shared, **options})
+    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=500, check=False)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
