@@ -67,12 +67,14 @@ class GloriaMonitorTraining(io.ComfyNode):
     def execute(cls, run: str, action: str, vae: Any | None = None) -> io.NodeOutput:
         names = run_names()
         folder = named_run(names[0] if run == NEWEST and names else run)
-        status = read_status(folder) or {}
         news = _ask(folder, action)
         if vae is not None:
             decode_new_samples(folder, vae)
+        # In this order: a run that ends in between has then written how it ended.
+        is_alive = is_running(folder)
+        status = read_status(folder) or {}
         published = publish_results(status.get("results", {}))
-        lines = [folder.name, news, status_text(status), *_after_the_end(folder, status)]
+        lines = [folder.name, news, status_text(status), *([] if is_alive else _after_the_end(status))]
         text = "\n".join(line for line in [*lines, *(f"{role}: {name}" for role, name in published.items())] if line)
         show_text(text, cls.hidden.unique_id)
         metrics, validation = read_metrics(folder)[0], read_validation(folder)[0]
@@ -95,9 +97,9 @@ def _ask(folder: Path, action: str) -> str:
     return f"asked for '{action}': done after the present step"
 
 
-def _after_the_end(folder: Path, status: dict[str, Any]) -> list[str]:
+def _after_the_end(status: dict[str, Any]) -> list[str]:
     if status.get("state") == "failed":
         return [str(status.get("error"))]
-    if status.get("state") not in ("finished", "stopped") and not is_running(folder):
+    if status.get("state") not in ("finished", "stopped"):
         return ["its process is gone; queue Gloria Train again: it goes on from the last checkpoint"]
     return []

@@ -23,10 +23,11 @@ def comfy_server() -> Any | None:
 
 
 def show_text(text: str, node_id: str | None) -> None:
-    """A line under the node in the page."""
+    """Lines under the node in the page."""
     server = comfy_server()
     if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
+        # Nodes 2.0 reads it as Markdown, in which a line that shall stay one ends with two spaces.
+        server.send_progress_text(text.replace("\n", "  \n"), node_id)
 
 
 class NodeProgress:

@@ -160,7 +160,8 @@ def _parse(message: aiohttp.WSMessage) -> tuple[str, Any]:
         return "preview", body[4:]
     assert kind == TEXT
     length = int.from_bytes(body[:4], "big")
-    return "text", {"node": body[4 : 4 + length].decode(), "text": body[4 + length :].decode()}
+    lines = body[4 + length :].decode().replace("  \n", "\n")  # the page reads Markdown, where lines end like this
+    return "text", {"node": body[4 : 4 + length].decode(), "text": lines}
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
