@@ -65,14 +65,26 @@ function readGraph(isVue) {
   };
 }
 
+// A busy machine draws late: what is read counts when it reads the same again.
+async function settledGraph(page) {
+  let before = '';
+  for (let started = Date.now(); Date.now() - started < READY_MS; ) {
+    await page.waitForTimeout(1000);
+    const seen = await page.evaluate(readGraph, options.vue);
+    const now = JSON.stringify(seen);
+    if (now === before) return seen;
+    before = now;
+  }
+  throw new Error('the page did not come to rest');
+}
+
 async function openWorkflow(page, name, workflow) {
   errors = [];
   await page.evaluate(([graph, title]) => window.app.loadGraphData(graph, true, true, title), [workflow, name]);
   await page.waitForFunction((count) => window.app.graph.nodes.length === count, workflow.nodes.length);
   // Wide notes and small nodes alike must be on the page before Vue's sizes can be read.
   await page.evaluate(() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView'));
-  await page.waitForTimeout(1500);
-  const seen = await page.evaluate(readGraph, options.vue);
+  const seen = await settledGraph(page);
   seen.prompt = (await page.evaluate(() => window.app.graphToPrompt())).output;
   if (options.screenshots) {
     await page.screenshot({ path: path.join(options.screenshots, `${name}_${report.renderer}.png`) });
