@@ -85,13 +85,12 @@ class GloriaTrainModel(io.ComfyNode):
         view = LiveView(folder, config.total_steps, opening, cls.hidden.unique_id, vae)
         process = TrainingProcess(folder)
         process.start(config)
-        if mode == DETACHED:
-            process.wait_until_started()
+        status, is_cancelled = process.follow(view, only_its_start=mode == DETACHED)
+        if mode == DETACHED and not is_cancelled:
             text = view.say(f"{folder.name} is training on its own; follow it with Gloria Train Monitor")
             # There is nothing yet for the nodes that want results: ComfyUI leaves them out.
             nothing = ExecutionBlocker(None)
             return io.NodeOutput(nothing, nothing, nothing, text, ui=ui.PreviewText(text))
-        status, is_cancelled = process.follow(view)
         names = publish_results(status.get("results", {}))
         if is_cancelled:
             is_saved = status.get("state") in ("stopped", "finished")
@@ -197,8 +196,8 @@ def _inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "mode", options=[WAIT, DETACHED], default=WAIT, optional=True, advanced=True,
-            tooltip="wait: this node shows the run and ends with it. detached: it returns at once, the run goes on by "
-            "itself, also without ComfyUI.",
+            tooltip="wait: this node shows the run and ends with it. detached: it returns when the first step begins, "
+            "and the run goes on by itself, also without ComfyUI.",
         ),
         io.String.Input(
             "settings", default="", multiline=True, optional=True, advanced=True,

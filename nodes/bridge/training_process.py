@@ -21,10 +21,10 @@ from ...gloria_core.training.config_file import write_config
 from ...gloria_core.training.run_folder import CONFIG, LOG, is_running, read_status, request
 
 DETACHED = "detached"  # mode of a run that no node waits for
+UNDER_WAY = ("training", "validating", "saving")  # states of a run between its first step and its end
 PACK_ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.3
 _LOG_LINES = 15
-_START_SECONDS = 120
 _SIGKILL = 9
 
 # Called with the status while the run lives, and whether it was asked to stop; may raise what Cancel raises.
@@ -57,28 +57,24 @@ class TrainingProcess:
             )  # fmt: skip
         return True
 
-    def wait_until_started(self) -> None:
-        """Return when the trainer has taken its folder over; an early failure is raised."""
-        started = time.time()
-        while not is_running(self.folder):
-            if not self._is_alive():
-                self._raise_failure()
-            if time.time() - started > _START_SECONDS:
-                raise TrainingError(f"The trainer did not start within {_START_SECONDS} s.{self._log_tail()}")
-            time.sleep(_POLL_SECONDS)
-
-    def follow(self, on_status: OnStatus) -> tuple[dict[str, Any], bool]:
+    def follow(self, on_status: OnStatus, only_its_start: bool = False) -> tuple[dict[str, Any], bool]:
         """Wait for the end; the last status, and whether Cancel ended it.
 
         The first Cancel asks the trainer to finish its step and save; the second one kills it.
+
+        Args:
+            only_its_start: wait until everything that can be refused was not, and the first step begins.
 
         Raises:
             TrainingError: The trainer failed; with its own words.
         """
         is_cancelled = False
         while self._is_alive():
+            status = self._status()
+            if only_its_start and not is_cancelled and status.get("state") in UNDER_WAY:
+                return status, False
             try:
-                on_status(self._status(), is_cancelled)
+                on_status(status, is_cancelled)
                 model_management.throw_exception_if_processing_interrupted()
             except model_management.InterruptProcessingException:
                 if is_cancelled:

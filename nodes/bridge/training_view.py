@@ -12,12 +12,12 @@ from ...gloria_core.errors import GloriaError
 from ...gloria_core.training.loss_chart import draw_loss_chart
 from ...gloria_core.training.run_folder import read_metrics, read_validation
 from .progress import format_seconds, show_text
+from .training_process import UNDER_WAY
 from .training_samples import decode_new_samples, sample_videos, video_strip
 
 _PICTURE_SECONDS = 2.0
 # Drawing a long run takes longer; it never gets more than this share of the time.
 _PICTURE_SHARE = 0.05
-_UNDER_WAY = ("training", "validating", "saving")
 _STOPPING = "cancelled: it finishes this step and saves; Cancel again ends it at once"
 
 Lines = list[dict[str, Any]]
@@ -30,7 +30,7 @@ def status_text(status: dict[str, Any]) -> str:
         first = [f"starting: {status.get('message') or 'loading PyTorch'}"]
     else:
         first = [state, f"step {step}/{status.get('total_steps', 0)}"]
-    if state in _UNDER_WAY and status.get("eta_seconds") is not None:
+    if state in UNDER_WAY and status.get("eta_seconds") is not None:
         first.append(f"{format_seconds(status['eta_seconds'])} left")
     second = []
     if status.get("smooth_loss") is not None:

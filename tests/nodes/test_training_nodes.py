@@ -29,6 +29,7 @@ from gloria_pack.gloria_core.training.run_folder import is_running, read_status,
 from gloria_pack.gloria_core.training.validate import clip_conditions
 from gloria_pack.nodes.bridge.model import load_gloria_model
 from gloria_pack.nodes.bridge.sampling import with_shift
+from gloria_pack.nodes.bridge.training_process import TrainingProcess
 from gloria_pack.nodes.bridge.training_runs import publish_results, runs_root
 from gloria_pack.nodes.build_dataset import GloriaBuildDataset
 from gloria_pack.nodes.monitor_training import GloriaMonitorTraining
@@ -169,6 +170,17 @@ def test_the_report_says_what_is_there(encoders, footage):
     assert "viewpoint anchors: 1: front 100 % (paper 29.6)" in report
 
 
+def test_a_lost_entry_makes_the_node_run_again_and_repair_it(encoders, footage):
+    store, clip = CacheStore(build(encoders)[0]), read_index(build(encoders)[0]).clips[0]
+    inputs = {"folder": "anna", "size": "custom", "width": SIDE, "height": SIDE, "clip_frames": CLIP_FRAMES}
+    before = GloriaBuildDataset.fingerprint_inputs(**inputs)
+    assert GloriaBuildDataset.fingerprint_inputs(**inputs) == before
+    (store.folder / "entries" / f"{clip.latents}.safetensors").unlink()
+    assert GloriaBuildDataset.fingerprint_inputs(**inputs) != before
+    build(encoders)
+    assert store.has(clip.latents)
+
+
 def test_folders_outside_the_input_folder_are_refused(encoders, footage):
     for name in ("../secret", "/etc", "anna/../anna", "nothing"):
         with pytest.raises(DatasetError, match="no folder of videos"):
@@ -219,13 +231,50 @@ def test_cancel_saves_and_queueing_again_gives_the_unbroken_result(dataset, no_r
     assert all(torch.equal(resumed[0][key], whole[0][key]) for key in whole[0])
 
 
+def test_cancel_reaches_a_trainer_that_is_only_just_starting(dataset, no_runs):
+    thread, result = in_thread(lambda: train(dataset, "early", steps=4000, settings=SLOW))
+    wait_for(lambda: any(runs_root().glob("early-*/log.txt")), result)
+    assert not is_running(run_folder("early")), "it has not taken its folder yet"
+    comfy.model_management.interrupt_current_processing(True)
+    thread.join(90)
+    assert isinstance(result["error"], comfy.model_management.InterruptProcessingException)
+    assert read_status(run_folder("early"))["state"] == "stopped"
+    assert read_status(run_folder("early"))["step"] == 1
+
+
+def test_cancel_that_meets_the_progress_bar_or_a_clip_stops_the_run_too_and_a_second_one_ends_it_at_once(
+    dataset, no_runs
+):
+    """ComfyUI's progress bar and its VAE raise the interruption themselves, in the middle of showing a status."""
+    thread, result = in_thread(lambda: train(dataset, "met", steps=4000, settings=SLOW, mode="detached"))
+    thread.join(90)
+    assert "error" not in result, result
+    folder = run_folder("met")
+    seen = []
+
+    def show(status, is_stopping):
+        seen.append(is_stopping)
+        if not is_stopping:
+            os.kill(status["pid"], signal.SIGSTOP)  # so that it cannot end before the second Cancel
+        if len(seen) in (1, 3):
+            raise comfy.model_management.InterruptProcessingException
+
+    status, is_cancelled = TrainingProcess(folder).follow(show)
+    assert is_cancelled
+    assert seen == [False, True, True]
+    assert (folder / "control" / "stop").exists()
+    wait_for(lambda: not is_running(folder))
+    assert status["state"] != "stopped"
+    assert train(dataset, "met", steps=status["step"] + 2, settings=SLOW)[2] == status["step"] + 2
+
+
 def test_a_killed_trainer_is_reported_and_the_run_goes_on(dataset, no_runs):
     thread, result = in_thread(lambda: train(dataset, "killed", steps=60, settings=SLOW))
     wait_for(lambda: step_of("killed") >= 12, result)
     os.kill(read_status(run_folder("killed"))["pid"], signal.SIGKILL)
     thread.join(30)
     assert isinstance(result["error"], TrainingError)
-    assert "exit code -9" in str(result["error"])
+    assert "exit code -9). Something killed it; usually the machine ran out of memory." in str(result["error"])
     assert train(dataset, "killed", steps=60, settings=SLOW)[2] == 60
 
 
@@ -252,8 +301,9 @@ def test_a_detached_run_is_found_again_watched_and_stopped(dataset, encoders, no
 
 
 def test_what_the_trainer_refuses_becomes_the_nodes_error(dataset, no_runs):
-    with pytest.raises(TrainingError, match="No training clip is long enough"):
-        train(dataset, "long", settings="data: {frames: [81]}")
+    for mode in ("wait", "detached"):
+        with pytest.raises(TrainingError, match="No training clip is long enough"):
+            train(dataset, "long", settings="data: {frames: [81]}", mode=mode)
     with pytest.raises(ConfigError, match=r"unknown field\(s\) stepz"):
         train(dataset, "typo", settings="stepz: 3")
     with pytest.raises(ConfigError, match="not YAML"):

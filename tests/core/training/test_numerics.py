@@ -26,6 +26,7 @@ from gloria_core.training.loss_bins import LossBins
 from gloria_core.training.lr_schedule import learning_rate
 from gloria_core.training.optimizer import build_optimizer
 from gloria_core.training.presets import merge_settings, preset, preset_names, share_out_steps
+from gloria_core.training.progress import SMOOTHING, Smoothed
 from gloria_core.training.rounding import round_stochastically_
 
 
@@ -231,6 +232,16 @@ def test_average_closed_form_and_weights_back_bit_for_bit():
     with ema.applied():
         torch.testing.assert_close(parameter.float(), torch.full((3,), 1 - 0.9**5), rtol=1e-2, atol=0)
     assert torch.equal(parameter, torch.ones(3, dtype=torch.bfloat16))
+
+
+def test_the_smoothed_loss_is_the_weighted_mean_from_the_first_step_on():
+    losses = [9.0, 1.0, 1.0, 2.0]
+    smoothed = Smoothed()
+    assert smoothed.value is None
+    for loss in losses:
+        smoothed.add(loss)
+    weights = [SMOOTHING**age for age in (3, 2, 1, 0)]
+    assert smoothed.value == pytest.approx(sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights))
 
 
 def test_losses_are_kept_apart_by_noise_level():

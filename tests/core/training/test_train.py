@@ -17,6 +17,7 @@ from gloria_core.errors import ConfigError, DatasetError, TrainingError
 from gloria_core.model.checkpoint import detect_config, load_dit
 from gloria_core.train import main, train
 from gloria_core.training.config import config_from_dict
+from gloria_core.training.objective import batch_loss
 from gloria_core.training.run_folder import read_metrics, read_status, read_validation, request
 from gloria_core.training.snapshot import find_latest
 
@@ -208,6 +209,27 @@ def test_steps_without_a_finite_loss_are_skipped_counted_and_end_the_run(tmp_pat
     assert find_latest(folder) is None
 
 
+def test_a_gpu_that_is_too_small_for_a_sample_ends_the_run_with_its_size_and_nothing_is_lost(tmp_path, monkeypatch):
+    whole = toy_config(tmp_path, output=str(tmp_path / "whole"))
+    train(whole)
+    config = toy_config(tmp_path, checkpoints={"every": 2})
+
+    def too_large(*args):
+        if torch.is_grad_enabled() and find_latest(Path(config.output)) is not None:
+            raise torch.OutOfMemoryError("no room")
+        return batch_loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gloria_core.training.trainer.batch_loss", too_large)
+        with pytest.raises(TrainingError, match=r"out of memory in step 3 on 1 sample\(s\) of .* Lower micro_"):
+            train(config)
+    assert read_status(Path(config.output))["state"] == "failed"
+    assert find_latest(Path(config.output)).step == 2
+    train(config)
+    assert losses_of(Path(config.output)) == losses_of(Path(whole.output))
+    assert_same(final_tensors(config), final_tensors(whole))
+
+
 def test_a_damaged_cache_entry_is_named_and_left_out_up_to_a_limit(tmp_path, caplog):
     config = toy_config(tmp_path)
     cache = Path(config.data.cache)
@@ -215,6 +237,7 @@ def test_a_damaged_cache_entry_is_named_and_left_out_up_to_a_limit(tmp_path, cap
     (cache / "entries" / f"{victim.latents}.safetensors").write_bytes(b"torn")
     assert train(config)
     assert victim.latents in caplog.text
+    assert victim.latents in read_status(Path(config.output))["warning"]
     assert len(losses_of(Path(config.output))) == 6
     strict = toy_config(tmp_path, output=str(tmp_path / "strict"), data={"max_bad_entries": 0})
     with pytest.raises((TrainingError, DatasetError), match="could not be read"):
