@@ -83,7 +83,7 @@ class Reader:
         self.bank = make_bank(self.puppet)
 
     def read(self, frames_THWC: Tensor) -> Reading:
-        """Read frames of the video's size, 0 to 1."""
+        """Read frames of the video's size, 0 to 1; the reading is on the CPU."""
         height, width = self.puppet.height, self.puppet.width
         if frames_THWC.ndim != 4 or tuple(frames_THWC.shape[1:]) != (height, width, 3):
             raise ToyWorldError(f"Expected frames [T, {height}, {width}, 3], got {list(frames_THWC.shape)}.")
@@ -191,5 +191,5 @@ def _delta(first: Tensor, second: Tensor) -> Tensor:
 
 def _joined(readings: list[Reading]) -> Reading:
     columns = {field.name: [getattr(reading, field.name) for reading in readings] for field in fields(Reading)}
-    poses = concatenate(columns.pop("poses"))
-    return Reading(poses=poses, **{name: torch.cat(values) for name, values in columns.items()})
+    poses = concatenate(columns.pop("poses")).to("cpu")
+    return Reading(poses=poses, **{name: torch.cat(values).cpu() for name, values in columns.items()})
