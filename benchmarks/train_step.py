@@ -103,6 +103,7 @@ class Process:
 
     def __init__(self, side: Side, folder: Path, dtype: str, size: Size, **environment: str) -> None:
         job = {"side": asdict(side), "folder": str(folder), "dtype": dtype, "size": asdict(size), "tokens": size.tokens}
+        self._side = side
         self._log = tempfile.NamedTemporaryFile("w+", dir=folder, suffix=".log", delete=False)  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, str(REPO / "benchmarks" / "train_sides.py"), json.dumps(job)],
@@ -116,7 +117,8 @@ class Process:
         line = self._process.stdout.readline()
         if not line:
             self._log.seek(0)
-            raise SystemExit(f"A trainer ended early:\n{self._log.read()[-3000:]}")
+            status = self._process.wait()
+            raise SystemExit(f"{self._side} ended early with status {status}:\n{self._log.read()[-3000:]}")
         return json.loads(line)
 
     def close(self) -> None:
