@@ -25,18 +25,20 @@ def sample_videos(run: Path) -> list[Path]:
     return sorted((run / SAMPLES).glob("*.mp4"))
 
 
-def decode_new_samples(run: Path, vae: Any, fps: float = 24.0) -> list[Path]:
-    """Decode clips that are not decoded yet; the videos made now."""
-    made = []
-    for file in sorted((run / SAMPLES).glob("*.safetensors")):
+def decode_new_samples(run: Path, vae: Any, fps: float = 24.0) -> None:
+    """Decode the newest step's clips, unless they are; those of a night without a viewer stay as they are."""
+    files = sorted((run / SAMPLES).glob("step_*.safetensors"))
+    for file in (file for file in files if _step_of(file) == _step_of(files[-1])):
         video = file.with_suffix(".mp4")
         if video.exists():
             continue
         latents_BCTHW = load_file(file)["latents"][None]
         raw_BCTHW = _FORMATS[latents_BCTHW.shape[1]]().process_out(latents_BCTHW)
         write_film(video, open_decoder(vae, raw_BCTHW), raw_BCTHW, FilmSettings(frame_rate(fps), _CRF))
-        made.append(video)
-    return made
+
+
+def _step_of(file: Path) -> str:
+    return file.name.rpartition("_")[0]
 
 
 def video_strip(video: Path) -> Image.Image:

@@ -23,7 +23,7 @@ from gloria_core.training.run_folder import is_running, read_status, request
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 SCREENSHOTS = REPO / ".quickstart" / "screenshots"
-STEPS = 12
+STEPS = 8
 SETTINGS = "validation: {loss_every: 0, clips_every: 4, steps: 2}\nlora: {targets: [self_attn]}"
 VALUES = {
     "CLIPLoader": {"clip_name": "toy_clip_l.safetensors"},

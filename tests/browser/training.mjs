@@ -137,7 +137,6 @@ async function queueBeside(page) {
     seen.toast = await toast.innerText();
     seen.toasts = await toast.count();
     await shot(page, 'toast');
-    await read(page, /trains on the same device/);
     await fetch(`${options.url}/interrupt`, { method: 'POST' });
   });
   return { ...ended, ...seen };

@@ -320,8 +320,10 @@ def test_text_settings_cannot_reach_files_outside(dataset, no_runs, tmp_path):
         train(dataset, "inside", settings=f"validation: {{vae: {tmp_path}}}")
 
 
-def test_validation_clips_are_decoded_with_the_connected_vae(dataset, encoders, no_runs):
-    settings = "data: {frames: [21]}\nvalidation: {loss_every: 2, clips_every: 2, steps: 2}"
+def test_the_newest_validation_clips_are_decoded_with_the_connected_vae(dataset, encoders, no_runs):
+    settings = "data: {frames: [21]}\nvalidation: {loss_every: 2, clips_every: 1, steps: 2}"
+    train(dataset, "clips", steps=2, settings=settings)
+    assert len(list((run_folder("clips") / "samples").glob("*.safetensors"))) == 2
     train(dataset, "clips", steps=2, settings=settings, vae=encoders["vae"])
     (video,) = (run_folder("clips") / "samples").glob("*.mp4")
     frames = read_clip(video, 0.0, 21, float(frame_rate(24.0)), SIDE, SIDE)
