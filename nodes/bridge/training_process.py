@@ -5,6 +5,7 @@ A fault of the GPU cannot take ComfyUI down, its memory comes back when it ends,
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ PACK_ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.3
 _LOG_LINES = 15
 _SIGKILL = 9
+_FULL_BYTES = 1 << 20
 
 # Called with the status while the run lives, and whether it was asked to stop; may raise what Cancel raises.
 OnStatus = Callable[[dict[str, Any], bool], None]
@@ -121,7 +123,12 @@ class TrainingProcess:
         if status.get("state") == "failed" and status.get("error"):
             raise TrainingError(f"Training failed: {status['error']}")
         code = None if self._process is None else self._process.poll()
-        cause = " Something killed it; usually the machine ran out of memory." if code == -_SIGKILL else ""
+        cause = ""
+        if code == -_SIGKILL:
+            cause = " Something killed it; usually the machine ran out of memory."
+        elif shutil.disk_usage(self.folder).free < _FULL_BYTES:
+            # Then it could not even write down why.
+            cause = f" The disk of {self.folder} is full: free space there."
         raise TrainingError(
             f"The trainer ended unexpectedly (exit code {code}).{cause} Queue again to go on from its last checkpoint."
             f"{self._log_tail()}"

@@ -1,8 +1,10 @@
 """Footage to dataset to LoRA to video, through the nodes. Run: pytest tests/nodes/test_training_nodes.py"""
 
+import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -276,6 +278,31 @@ def test_a_killed_trainer_is_reported_and_the_run_goes_on(dataset, no_runs):
     assert isinstance(result["error"], TrainingError)
     assert "exit code -9). Something killed it; usually the machine ran out of memory." in str(result["error"])
     assert train(dataset, "killed", steps=60, settings=SLOW)[2] == 60
+
+
+@pytest.fixture
+def small_disk(no_runs):
+    """A disk of its own for the runs, which can be filled to the last byte."""
+    runs_root().mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(runs_root())]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield runs_root()
+    subprocess.run(["umount", "-l", str(runs_root())], check=True)
+
+
+def test_a_disk_without_a_byte_left_is_named_though_the_trainer_cannot_write_why(dataset, small_disk):
+    thread, result = in_thread(lambda: train(dataset, "full", steps=4000, settings=SLOW))
+    wait_for(lambda: step_of("full") >= 1, result)
+    with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(4096)):
+            pass
+    thread.join(60)
+    assert isinstance(result["error"], TrainingError)
+    assert f"The disk of {run_folder('full')} is full: free space there." in str(result["error"])
+    (small_disk / "filler").unlink()
+    steps = read_status(run_folder("full"))["step"] + 2
+    assert train(dataset, "full", steps=steps, settings=SLOW)[2] == steps
 
 
 def test_a_detached_run_is_found_again_watched_and_stopped(dataset, encoders, no_runs):
