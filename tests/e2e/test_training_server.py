@@ -304,12 +304,14 @@ def test_the_dataset_workflow_reports_what_it_found(dataset: Outcome):
     assert report in [text["text"] for text in dataset.of("text")], "the node shows it too"
 
 
-def test_the_page_follows_every_step_with_loss_speed_time_left_and_memory(unbroken: Outcome):
+def test_the_page_follows_the_steps_with_loss_speed_time_left_and_memory(unbroken: Outcome):
     node = node_id(twin("train_character_lora"), TRAIN)
     steps = [message["value"] for message in unbroken.of("progress") if message["node"] == node]
     assert steps == sorted(steps)
+    # How many steps lie between two looks depends on the machine; the clips of step 10 take longer than a look.
+    assert steps[0] < 10
+    assert 10 in steps
     assert steps[-1] == STEPS
-    assert len(set(steps)) >= 4
     texts = [text["text"] for text in unbroken.of("text") if text["node"] == node]
     line = r"training, step \d+/20, [\d:]+ left\nloss \d+\.\d{4}, \d+\.\d\d s/step, \d+\.\d GiB memory, stage character"
     assert any(re.match(line, text) for text in texts), texts
