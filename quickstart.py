@@ -43,6 +43,8 @@ COMFYUI_ARCHIVES = {
     "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+# The ComfyUI folder may not be ours. A cache elsewhere would make every new folder compile PyTorch's files again.
+NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 SERVER_START_SECONDS = 300
 LOG_TAIL_LINES = 40
 TEXT_EVENT = 3  # ComfyUI's number of binary messages with text
@@ -256,8 +258,7 @@ def running_server(env_python: str, comfyui: Path, base: Path, port: int, *optio
     command += ["--preview-method", "auto", *options]
     if not has_gpu(env_python):
         command.append("--cpu")
-    # Bytecode is kept out of the ComfyUI folder, which may not be ours.
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(base / "pycache"), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **NO_BYTECODE, "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=base)
     try:
@@ -351,7 +352,7 @@ def command_ui(options: argparse.Namespace, env_python: str, comfyui: Path) -> N
 
 def command_test(options: argparse.Namespace, env_python: str, comfyui: Path) -> None:
     say(f"testing against {comfyui}")
-    environment = {**os.environ, "COMFYUI_PATH": str(comfyui), "PYTHONPYCACHEPREFIX": str(options.folder / "pycache")}
+    environment = {**os.environ, **NO_BYTECODE, "COMFYUI_PATH": str(comfyui)}
     command = [env_python, "-m", "pytest", *options.pytest]
     sys.exit(subprocess.run(command, cwd=REPO, env=environment, check=False).returncode)
 

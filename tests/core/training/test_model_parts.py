@@ -215,13 +215,13 @@ def test_checkpointing_keeps_little_more_than_the_blocks_inputs():
     assert checkpointed < 4 * block_inputs
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_blocks_have_the_same_gradients():
     config = replace(CONFIG, num_layers=1)
     expected = gradients(with_trained_lora(make_model(config)))
     model = with_trained_lora(make_model(config))
     checkpoint_blocks(model)
-    model.blocks[0].compile()
+    # The tracing of forward and backward is what our code could break; PyTorch's own code generator takes a minute.
+    model.blocks[0].compile(backend="aot_eager", fullgraph=True)
     found = gradients(model)
     assert found.keys() == expected.keys()
     for name in expected:
