@@ -13,6 +13,10 @@ class AudioError(GloriaError):
     """Speech that cannot be read or encoded."""
 
 
+class CharacterError(GloriaError):
+    """A character file that cannot be written or read."""
+
+
 class CheckpointError(GloriaError):
     """A weights file that is damaged, of another architecture, or does not belong to its base."""
 

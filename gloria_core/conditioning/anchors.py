@@ -1,6 +1,6 @@
 """Content anchors: labelled images of one character, checked when made, then fitted to whole tokens undistorted.
 
-Shape letters: H height, W width in pixels, C color channels (3, or 4 with alpha).
+Shape letters: H height, W width, C channels (of a picture 3, or 4 with alpha).
 """
 
 import math
@@ -29,6 +29,24 @@ VALUE_TOLERANCE = 0.25
 TRANSPARENT_GRAY = 0.5
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a picture was taken from, as far as that is known."""
+
+    source: str = ""
+    """Name of the video or picture, without folders."""
+    time: float | None = None
+    """Seconds from the start of the video."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorLatent:
+    """What a VAE made of the fitted picture; `vae` is `fingerprint_weights` of that VAE."""
+
+    vae: str
+    latent_1C1HW: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Anchor:
     """One image of the character and what it shows.
@@ -37,11 +55,14 @@ class Anchor:
         kind: one of `KINDS`.
         label: one of `LABELS[kind]`.
         image_HWC: floating point, 3 channels or 4 with straight (not premultiplied) alpha, values 0 to 1.
+        latent: saves encoding the picture again, with the VAE and at the size that it was made for.
     """
 
     kind: str
     label: str
     image_HWC: torch.Tensor
+    origin: Origin = Origin()
+    latent: AnchorLatent | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
