@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .analysis.attention_file import AttentionRecorder
+from .analysis.attention_probe import ProbeSettings
 from .media.decode_latents import StreamingDecoder
 from .media.mux_film import AudioTrack
 from .media.write_video import FilmSettings, write_film
@@ -20,6 +22,7 @@ from .sampling.denoise import Conditions, SampleSettings, check_conditions, deno
 from .sampling.engine import run_chunks
 from .sampling.journal import Journal
 from .sampling.plan import Chunk, plan_chunks
+from .sampling.schedule import flow_sigmas
 from .shapes import LatentSize
 
 
@@ -59,6 +62,7 @@ def generate(
     job: Job,
     output: VideoOutput | None = None,
     on_chunk: Callable[[Chunk, bool], None] | None = None,
+    probe: ProbeSettings | None = None,
 ) -> Tensor:
     """Sample a film of any length and, if asked, write it as a video; a second call goes on where one was stopped.
 
@@ -66,20 +70,29 @@ def generate(
         size: of the whole film.
         output: its decoder takes latents in the model's space, see `NormalizedDecoder`.
         on_chunk: called after each chunk with whether it was kept from an earlier run.
+        probe: which anchor each chunk looks at is put beside it, see `analysis/attention_probe.py`.
 
     Returns:
         Latents [1, C, T, H, W] of the film in the model's space, mapped from disk.
     """
     check_conditions(model, conditions, size)
     plan = plan_chunks(size.frames, settings.chunk_latents, settings.prefix_latents)
-
-    def denoise(chunk: Chunk, seed: int, prefix_BCTHW: Tensor | None) -> Tensor:
-        return denoise_chunk(model, conditions, size, settings, chunk, seed, prefix_BCTHW)
+    sigmas = flow_sigmas(settings.steps, settings.shift)
 
     with Journal(
         job.root, job.name, _journal_inputs(job, settings, size), plan, (size.channels, *size[2:]), _environment(model)
     ) as journal:
-        run_chunks(plan, settings.seed, journal, denoise, on_chunk)
+        attention = AttentionRecorder(journal, probe, len(model.blocks), sigmas)
+
+        def denoise(chunk: Chunk, seed: int, prefix_BCTHW: Tensor | None) -> Tensor:
+            return denoise_chunk(model, conditions, size, settings, chunk, seed, prefix_BCTHW, attention.start())
+
+        def finish(chunk: Chunk, is_kept: bool) -> None:
+            attention.finish(chunk, is_kept)
+            if on_chunk is not None:
+                on_chunk(chunk, is_kept)
+
+        run_chunks(plan, settings.seed, journal, denoise, finish)
         # Latents given in place come back as they were, so there is nothing to cross-fade.
         film_BCTHW = journal.film(blend=model.config.takes_image_channels)
 

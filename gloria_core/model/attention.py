@@ -12,6 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from .rope import apply_rope
 
+# In `transformer_options`: an `analysis.attention_probe.AttentionProbe` that looks at self-attention, or absent.
+PROBE_OPTION = "gloria_attention_probe"
+
 AttentionFunction = Callable[..., Tensor]
 RopeFunction = Callable[[Tensor, Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Kernels
+from .attention import PROBE_OPTION, Kernels
 from .audio_branch import AudioCrossAttention
 from .presets import AnchorAttention, DiTConfig
 
@@ -90,6 +90,9 @@ class SelfAttention(nn.Module):
         k = rotate(self.norm_k(self.k(x_BSD)).unflatten(-1, (self.num_heads, -1)), rope)
         flat_q, flat_k, v = q.flatten(-2), k.flatten(-2), self.v(x_BSD)
         has_anchors = x_BSD.shape[1] > num_video
+        probe = transformer_options.get(PROBE_OPTION)
+        if probe is not None:
+            probe.look(transformer_options["block_index"], flat_q[:, :num_video], flat_k, self.num_heads)
 
         def attend(q_BSD: Tensor, k_BSD: Tensor, v_BSD: Tensor) -> Tensor:
             return self.kernels.attention(

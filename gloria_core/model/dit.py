@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import AudioError
 from ..shapes import PATCH_SIZE, TokenGrid
 from .anchor_tokens import Slot, embed_anchors, pad_to_patches
-from .attention import Kernels
+from .attention import PROBE_OPTION, Kernels
 from .audio_branch import AudioCrossAttention, AudioProjection
 from .blocks import BlockInputs, GloriaBlock, Modulation, per_frame, shift_and_scale
 from .presets import DiTConfig
@@ -167,6 +167,8 @@ class GloriaDiT(nn.Module):
         tables = [rope_table(video_axes(grid, x.device, options.get("rope_options")), self.config.head_dim)]
         anchor_tokens, anchor_tables = embed_anchors(anchors, anchor_slots, self.patch_embedding, self.config)
         x = torch.cat(tokens + anchor_tokens, dim=1) if anchor_tokens else tokens[0]
+        if PROBE_OPTION in options:
+            options[PROBE_OPTION] = options[PROBE_OPTION].of_pass(grid, anchor_slots, anchor_tokens, options)
 
         time_BFD = self._embed_time(timestep, x.dtype)
         modulation = Modulation(
@@ -183,8 +185,7 @@ class GloriaDiT(nn.Module):
             audio_BNWE=self._project_audio(audio_windows, grid),
             transformer_options=options,
         )
-        options["total_blocks"] = len(self.blocks)
-        options["block_type"] = "double"
+        options |= {"total_blocks": len(self.blocks), "block_type": "double"}
         for block_idx, block in enumerate(self.blocks):
             options["block_index"] = block_idx
             x = run_block_with_patches(block, x, inputs, x_BCTHW, time_BFD)

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..analysis.attention_probe import AttentionProbe
 from ..conditioning.audio import frame_windows, null_audio
 from ..errors import AnchorError, PlanError
+from ..model.attention import PROBE_OPTION
 from ..model.dit import GloriaDiT
 from ..shapes import TEMPORAL_STRIDE, LatentSize
 from .euler import euler_flow
 from .guidance import guided_velocity
 from .plan import PREFIX_LATENTS, Chunk
 from .schedule import flow_sigmas, timestep_of
+
+Branch = tuple[int, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def denoise_chunk(
     chunk: Chunk,
     seed: int,
     prefix_BCTHW: Tensor | None,
+    probe: AttentionProbe | None = None,
 ) -> Tensor:
-    """Clean latents [1, C, length, H, W] of one chunk, float32 on the CPU."""
+    """Clean latents [1, C, length, H, W] of one chunk, float32 on the CPU; a probe looks on and changes nothing."""
     device, dtype = model.patch_embedding.weight.device, model.head.head.weight.dtype
     # Drawn on the CPU: the same seed gives the same film on every device.
     noise = torch.randn(
@@ -100,10 +105,12 @@ def denoise_chunk(
         # One timestep for all frames is what bases without per-frame timesteps were trained with.
         timestep = timestep if in_place_T.any() else timestep[:, 0]
         inputs = (x if channels is None else torch.cat([x, channels], dim=1)).to(dtype)
+        watched = {} if probe is None else {PROBE_OPTION: probe, "sigmas": torch.tensor([sigma])}
 
-        def predict(branch: tuple[Tensor, Tensor | None]) -> Tensor:
-            text, audio = branch
-            flow = model(inputs, timestep, text, clip, anchors, conditions.anchor_slots, audio)
+        def predict(branch: Branch) -> Tensor:
+            index, text, audio = branch
+            options = {**watched, "cond_or_uncond": [index]}
+            flow = model(inputs, timestep, text, clip, anchors, conditions.anchor_slots, audio, options)
             return flow.float()
 
         return guided_velocity(predict, *_branches(conditions, chunk, device, dtype), settings.cfg).masked_fill(held, 0)
@@ -114,13 +121,13 @@ def denoise_chunk(
 
 def _branches(
     conditions: Conditions, chunk: Chunk, device: torch.device, dtype: torch.dtype
-) -> tuple[tuple[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]:
-    """(text, speech windows) with and without what CFG strengthens; anchors are in both (paper section 4.3)."""
+) -> tuple[Branch, Branch]:
+    """(0 or 1, text, speech windows) with and without what CFG strengthens; anchors are in both (paper sec. 4.3)."""
     text, negative = (text.to(device, dtype) for text in (conditions.text_BLD, conditions.negative_text_BLD))
     if conditions.audio_FLC is None:
-        return (text, None), (negative, None)
+        return (0, text, None), (1, negative, None)
     windows = frame_windows(conditions.audio_FLC, chunk.start, chunk.length)[None].to(device, dtype)
-    return (text, windows), (negative, null_audio(windows))
+    return (0, text, windows), (1, negative, null_audio(windows))
 
 
 def _known_latents(conditions: Conditions, noise: Tensor, prefix: Tensor | None, chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,14 @@ from typing import Any
 
 from ..durable_files import read_json
 from ..errors import JournalError
+from .plan import ChunkPlan, plan_chunks
 
 JOB_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NUM_HASH_CHARS = 8
 JOB_FILE = "job.json"
 _FOLDER_NAME = re.compile(rf"({JOB_NAME.pattern})-[0-9a-f]{{{NUM_HASH_CHARS}}}")
 _MAX_SHOWN_CHARS = 60
+_MAX_LATENTS = 250_000
 
 Inputs = Mapping[str, Mapping[str, Any]]
 
@@ -77,6 +79,21 @@ def job_folders(root: Path, job: str) -> list[Path]:
         if job_of_folder(path.parent.name) == job
     ]
     return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def read_plan(folder: Path) -> ChunkPlan:
+    """The plan of a job, from a file that a stranger may have written.
+
+    Raises:
+        JournalError: It is none, or of an absurd length.
+    """
+    description = read_json(folder / JOB_FILE) or {}
+    sizes = [description.get(name) for name in ("total_latents", "chunk_latents", "prefix_latents")]
+    if any(type(size) is not int for size in sizes) or not 0 < sizes[0] <= _MAX_LATENTS:
+        raise JournalError(
+            f"The description of the job {folder.name} ({JOB_FILE}) is damaged. Queue its workflow again to mend it."
+        )
+    return plan_chunks(*sizes)
 
 
 def describe_changes(old: Inputs, new: Inputs) -> tuple[str, ...]:

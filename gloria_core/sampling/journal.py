@@ -5,6 +5,7 @@
         chunk_00000.safetensors, chunk_00000.json     raw latents, and the record that makes them count
         film.safetensors, film.json                   all chunks joined, and its record
         preview_00000.mp4, preview_00000.json         what ComfyUI's player shows of a chunk; nothing depends on it
+        attention_00000.safetensors                   what a chunk looked at; nothing depends on it
 
 A record is written after its data, so a chunk without a valid record was never committed. The first latents of a
 chunk come from the chunk before; its record names their digest, so a chunk counts only behind the very chunk it
