@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bridge.characters import register_character_folders
 from .bridge.model import register_gloria_model
 from .bridge.routes import register_routes
 from .bridge.routes_anchors import ANCHOR_ROUTES
@@ -14,17 +15,21 @@ from .decode_video import GloriaDecodeVideo
 from .encode_audio import GloriaEncodeAudio
 from .encode_timeline import GloriaEncodeTimeline
 from .load_anchors import GloriaLoadAnchors
+from .load_character import GloriaLoadCharacter
 from .load_demo_encoders import GloriaLoadDemoEncoders
 from .load_model import GloriaLoadModel
 from .monitor_training import GloriaMonitorTraining
 from .plan_video import GloriaPlanVideo
 from .sample_long_video import GloriaSampleLongVideo
+from .save_character import GloriaSaveCharacter
 from .train_model import GloriaTrainModel
 
 NODES: list[type[io.ComfyNode]] = [
     GloriaLoadModel,
     GloriaLoadDemoEncoders,
     GloriaLoadAnchors,
+    GloriaSaveCharacter,
+    GloriaLoadCharacter,
     GloriaEncodeAudio,
     GloriaEncodeTimeline,
     GloriaCondition,
@@ -42,6 +47,7 @@ class GloriaExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         register_gloria_model()
+        register_character_folders()
         register_routes((*ANCHOR_ROUTES, *FILM_ROUTES, *TIMELINE_ROUTES))
         register_training_notice()
 

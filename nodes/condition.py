@@ -1,18 +1,29 @@
 """Text, anchors, speech and start image -> conditioning and the LATENT of the whole film, for any sampler."""
 
+import logging
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ..gloria_core.conditioning.anchors import AnchorSet, AnchorSizes, check_image, fit_anchor, resize_to_cover
+from ..gloria_core.conditioning.anchors import AnchorSet, AnchorSizes, check_image, resize_to_cover
 from ..gloria_core.conditioning.audio import AudioFeatures, features_from_encoder_output, null_audio
 from ..gloria_core.errors import AnchorError, PlanError
 from ..gloria_core.shapes import LatentSize, pixel_multiple
 from .bridge.conditioning import set_values
-from .bridge.images import IMAGE_CHANNELS_VAE, encode_image, encode_start_video, film_latent, wan_latent_channels
+from .bridge.images import (
+    IMAGE_CHANNELS_VAE,
+    encode_anchors,
+    encode_image,
+    encode_start_video,
+    film_latent,
+    wan_latent_channels,
+)
+from .bridge.progress import show_text
 from .bridge.timeline import DEFAULT_FPS, check_timeline, with_cue_of_whole
 from .types import GloriaAnchors, GloriaAudio
+
+log = logging.getLogger(__name__)
 
 MAX_SIDE = 16384
 MAX_LENGTH = 1_000_000
@@ -46,6 +57,7 @@ class GloriaCondition(io.ComfyNode):
                     "memory until it is sampled.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -77,7 +89,7 @@ class GloriaCondition(io.ComfyNode):
         latent = film_latent(size, None if start_HWC is None else encode_image(vae, start_HWC))
         values = {
             "gloria_first_latent": 0,
-            **_anchor_values(vae, anchors, sizes, channels),
+            **_anchor_values(vae, anchors, sizes, cls.hidden),
             **_start_values(vae, start_HWC, size),
         }
         if clip_vision_output is not None:
@@ -209,10 +221,13 @@ def _start_image(
     return None
 
 
-def _anchor_values(vae: Any, anchors: AnchorSet | None, sizes: AnchorSizes, channels: int) -> dict[str, Any]:
+def _anchor_values(vae: Any, anchors: AnchorSet | None, sizes: AnchorSizes, hidden: Any) -> dict[str, Any]:
     if anchors is None:
         return {}
-    latents = [encode_image(vae, fit_anchor(anchor, sizes, channels)) for anchor in anchors.anchors]
+    latents, told = encode_anchors(vae, anchors, sizes)
+    if told:
+        log.info(told)
+        show_text(told, hidden.unique_id)
     return {"gloria_anchors": latents, "gloria_anchor_slots": anchors.slots()}
 
 

@@ -1,5 +1,6 @@
 """Images through a ComfyUI Wan VAE -> raw latents: anchors, the start image, and the latent a film starts from."""
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.ldm.wan.vae
@@ -7,7 +8,9 @@ import comfy.ldm.wan.vae2_2
 import numpy as np
 import torch
 
+from ...gloria_core.conditioning.anchors import Anchor, AnchorLatent, AnchorSet, AnchorSizes, fit_anchor, fitted_size
 from ...gloria_core.errors import MediaError, PlanError
+from ...gloria_core.media.decode_latents import fingerprint_weights
 from ...gloria_core.shapes import SPATIAL_STRIDE_BY_CHANNELS, LatentSize, pixel_frames_for
 
 _WAN_VAES = (comfy.ldm.wan.vae.WanVAE, comfy.ldm.wan.vae2_2.WanVAE)
@@ -39,6 +42,43 @@ def wan_latent_channels(vae: Any) -> int:
 def encode_image(vae: Any, image_HWC: torch.Tensor) -> torch.Tensor:
     """One image alone -> one raw latent frame [1, C, 1, h, w] in float32 on the CPU."""
     return _encode(vae, image_HWC.unsqueeze(0))
+
+
+def encode_anchors(vae: Any, anchors: AnchorSet, sizes: AnchorSizes) -> tuple[list[torch.Tensor], str]:
+    """Raw latent of every anchor, and what became of the latents that a character file brought, if it brought any.
+
+    Those are used where they were made by this very VAE at this size.
+    """
+    channels = wan_latent_channels(vae)
+    num_stored = sum(anchor.latent is not None for anchor in anchors.anchors)
+    fingerprint = fingerprint_weights(vae.first_stage_model) if num_stored else ""
+    latents, num_used = [], 0
+    for anchor in anchors.anchors:
+        stored = anchor.latent
+        shape = (1, *LatentSize.from_pixels(channels, 1, *fitted_size(anchor, sizes, channels)))
+        if stored is not None and stored.vae == fingerprint and stored.latent_1C1HW.shape == shape:
+            latents.append(stored.latent_1C1HW)
+            num_used += 1
+        else:
+            latents.append(encode_image(vae, fit_anchor(anchor, sizes, channels)))
+    told = f"{num_used} of {num_stored} latents of the character file used" if num_stored else ""
+    if num_used < num_stored:
+        told += "; the others are of another VAE, precision or size and were encoded anew"
+    return latents, told
+
+
+def with_latents(vae: Any, anchors: AnchorSet) -> AnchorSet:
+    """The same anchors, crops with their latents at standard sizes; the global one follows the size of the video."""
+    channels = wan_latent_channels(vae)
+    fingerprint = fingerprint_weights(vae.first_stage_model)
+    crops = AnchorSizes(video_height=0, video_width=0)
+
+    def latent(anchor: Anchor) -> AnchorLatent | None:
+        if anchor.kind == "global":
+            return None
+        return AnchorLatent(fingerprint, encode_image(vae, fit_anchor(anchor, crops, channels)))
+
+    return AnchorSet(tuple(replace(anchor, latent=latent(anchor)) for anchor in anchors.anchors))
 
 
 def encode_start_video(vae: Any, image_HWC: torch.Tensor, latent_frames: int) -> torch.Tensor:

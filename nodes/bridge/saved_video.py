@@ -1,4 +1,4 @@
-"""What ComfyUI wants to know about a video in its output folder: metadata to embed, and where the preview finds it."""
+"""What ComfyUI wants to know about a file in its output folder: metadata to embed, and where the preview finds it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,11 @@ def workflow_metadata(prompt: Any, extra_pnginfo: dict[str, Any] | None) -> dict
 
 def preview(path: Path) -> ui.PreviewVideo:
     """The video player under the node, for a file in the output folder."""
+    return ui.PreviewVideo([saved_result(path)])
+
+
+def saved_result(path: Path) -> ui.SavedResult:
+    """A file in the output folder as the page asks for it."""
     relative = path.resolve().relative_to(Path(folder_paths.get_output_directory()).resolve())
     subfolder = "" if relative.parent == Path() else relative.parent.as_posix()
-    return ui.PreviewVideo([ui.SavedResult(relative.name, subfolder, io.FolderType.output)])
+    return ui.SavedResult(relative.name, subfolder, io.FolderType.output)

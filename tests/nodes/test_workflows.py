@@ -25,10 +25,11 @@ REPO = Path(__file__).resolve().parents[2]
 FILES = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
 TWINS = REPO / "tests" / "workflows" / "api"
 PROJECT = dict(re.findall(r'^(name|version) = "(.+)"$', (REPO / "pyproject.toml").read_text(), re.MULTILINE))
-EXTRAS = ("audio", "audio_encoder", "hunyuan", "model_advanced", "preview_any", "train")
+EXTRAS = ("audio", "audio_encoder", "hunyuan", "model_advanced", "preview_any", "string", "train")
 MODEL_FOLDERS = {
     "base": "diffusion_models", "unet_name": "diffusion_models", "gloria_weights": "gloria", "vae_name": "vae",
     "audio_encoder_name": "audio_encoders", "lora_name": "loras",
+    "character": "gloria_characters",
 }  # fmt: skip
 PLACEHOLDER = "your_gloria_weights_for_wan2.1_i2v_14B.safetensors"
 # Its files come with a demo model, which everybody still has to train.
@@ -111,6 +112,7 @@ def _validate(prompt: dict[str, Any]) -> tuple[bool, str]:
 
 def test_the_workflows_are_there():
     assert set(FILES) == {
+        "character_pack",
         "cpu_talking_video",
         "long_talking_video",
         "long_video_timeline",
