@@ -16,53 +16,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..durable_files import commit_json
-from ..errors import ConfigError, DatasetError, GloriaError
-from ..strict import parse
+from ..errors import DatasetError, GloriaError
 from .backends import Backends
-from .collect import REPORT_NAME, collect, manifest_of, publish_decided, report_of, summary
-from .contact_sheet import make_cards, write_contact_sheet
-from .decisions import decide
+from .decisions import read_decisions
+from .extract import WORK_FOLDER, decide, extract, read_settings
 from .judge import EndpointJudge
-from .pipeline import fingerprint, make_stages, not_done
 from .pose_files import PoseFiles
-from .published import require_ours
-from .runners import LocalRunner, RayRunner, Runner
+from .runners import LocalRunner, RayRunner
 from .settings import ExtractionSettings
-from .shots import require_scenedetect
 from .transformers_backends import ExpressionModel, PersonModel
-from .units import PartStore, find_videos
 
 logger = logging.getLogger(__name__)
-
-WORK_FOLDER = "extraction"
-
-
-def extract(folder: Path, settings: ExtractionSettings, backends: Backends, runner: Runner) -> str:
-    """Do everything for a folder and return a line about it.
-
-    Raises:
-        DatasetError: No videos, nothing left to train on, or a dataset.json that is not ours.
-    """
-    folder = folder.resolve()  # workers may stand elsewhere
-    work = folder / WORK_FOLDER
-    require_ours(folder, work)
-    if settings.footage.shots == "detect":
-        require_scenedetect()
-    videos = find_videos(folder)
-    store = PartStore(work / "parts", fingerprint(settings, backends))
-
-    def log_progress(done: int, total: int, video: str) -> None:
-        logger.info("%d of %d: %s", done, total, video)
-
-    units = runner.run(folder, videos, make_stages(folder, settings, backends), store, log_progress)
-    collection = collect(units, store)
-    left_out = not_done(backends)
-    commit_json(work / REPORT_NAME, report_of(collection, store.fingerprint, left_out))
-    manifest = publish_decided(folder, work, manifest_of(collection, settings))
-    lines = [summary(collection), *left_out, *(f"{row['video']}: {row['message']}" for row in collection.errors)]
-    write_contact_sheet(work, list(make_cards(folder, manifest, collection)), lines)
-    return lines[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,12 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         if options.apply is not None:
-            manifest = decide(options.folder, options.folder / WORK_FOLDER, options.apply)
-            logger.info("%d anchors are left", sum(len(source.anchors) for source in manifest.sources))
+            if not options.apply.is_file():
+                raise DatasetError(f"There is no file {options.apply}.")
+            decided = decide(options.folder, read_decisions(options.apply)).decided
+            logger.info("%d anchors are left", sum(len(source.anchors) for source in decided.sources))
             return 0
         runner = RayRunner(address=options.ray_address, workers=options.workers) if options.ray else LocalRunner()
-        line = extract(options.folder, _settings(options), _backends(options), runner)
-        logger.info("%s", line)
+        extraction = extract(options.folder, _settings(options), _backends(options), runner)
+        logger.info("%s", extraction.lines[0])
         logger.info("look at %s", options.folder / WORK_FOLDER / "contact_sheet.html")
     except GloriaError as error:
         logger.error("%s", error)
@@ -113,21 +79,6 @@ def _settings(options: argparse.Namespace) -> ExtractionSettings:
     if options.no_shots:
         footage = replace(footage, shots="none")
     return replace(settings, footage=footage)
-
-
-def read_settings(path: Path) -> ExtractionSettings:
-    """Settings from a YAML file that says only what differs.
-
-    Raises:
-        ConfigError: No such file, an unknown name or a value of another type.
-    """
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The settings {path} cannot be read: {error}") from error
-    return parse(ExtractionSettings, content, str(path), ConfigError)
 
 
 def _backends(options: argparse.Namespace) -> Backends:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..conditioning.anchors import MIN_SIDE
-from .backends import Box, FacePose, Judge, Moment, PersonDetector
+from .backends import Box, FacePose, Judge, LookEncoder, Moment, PersonDetector
 from .choose import diverse_best, fitted_crop, quality_score
-from .frames import crop_box, exposure, pictures, sharpness, thumbnail
+from .frames import crop_box, exposure, sharpness, thumbnail
 from .records import Candidate, Record, Span
 from .settings import AnchorThresholds, ExpressionThresholds
 from .stage import FolderStage, resources_of
@@ -60,7 +60,7 @@ class Measure(FolderStage):
         open_idx.sort(key=lambda idx: record.candidates[idx].time)
         video = self.video(record)
         times = [record.candidates[idx].time for idx in open_idx]
-        for idx, (time, picture_HWC) in zip(open_idx, pictures(video, times), strict=True):
+        for idx, (time, picture_HWC) in zip(open_idx, self.pictures(record, times), strict=True):
             yield idx, record.candidates[idx], Moment(video, time, picture_HWC)
 
     def _measured(self, candidate: Candidate, moment: Moment) -> Candidate:
@@ -134,7 +134,7 @@ class JudgeExpressions(FolderStage):
         return [record.with_candidates(changed)]
 
     def _judged(self, record: Record, candidate: Candidate) -> Candidate:
-        ((_, picture_HWC),) = pictures(self.video(record), [candidate.time])
+        ((_, picture_HWC),) = self.pictures(record, [candidate.time])
         verdict = self.judge.judge(crop_box(picture_HWC, candidate.box), candidate.label)
         candidate = candidate.note(
             judge=verdict.judge, verdict=verdict.outcome, verdict_reason=verdict.reason, attempts=verdict.attempts
@@ -145,13 +145,19 @@ class JudgeExpressions(FolderStage):
 
 
 class Choose(FolderStage):
-    """Keeps the best few of every label that differ."""
+    """Keeps the best few of every label that differ: by how they look to a model, or by their colors."""
 
     name = "choose"
 
-    def __init__(self, folder: Path, thresholds: AnchorThresholds) -> None:
+    def __init__(self, folder: Path, thresholds: AnchorThresholds, looks: LookEncoder | None = None) -> None:
         super().__init__(folder)
-        self.thresholds = thresholds
+        self.thresholds, self.looks = thresholds, looks
+        self.resources = resources_of(looks)
+
+    def setup(self) -> None:
+        """Load the encoder."""
+        if self.looks is not None:
+            self.looks.setup()
 
     def process(self, record: Record) -> list[Record]:
         """The record with all other candidates refused."""
@@ -177,9 +183,10 @@ class Choose(FolderStage):
     def _features(self, record: Record, places: list[int]) -> dict[int, Tensor]:
         places = sorted(places, key=lambda idx: record.candidates[idx].time)
         times = [record.candidates[idx].time for idx in places]
+        feature = thumbnail if self.looks is None else self.looks.embed
         return {
-            idx: thumbnail(crop_box(picture_HWC, record.candidates[idx].box))
-            for idx, (_, picture_HWC) in zip(places, pictures(self.video(record), times), strict=True)
+            idx: feature(crop_box(picture_HWC, record.candidates[idx].box))
+            for idx, (_, picture_HWC) in zip(places, self.pictures(record, times), strict=True)
         }
 
 

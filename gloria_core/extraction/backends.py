@@ -110,6 +110,13 @@ class Judge(Backend, Protocol):
         """Keep, relabel or drop."""
 
 
+class LookEncoder(Backend, Protocol):
+    """Tells crops of one label apart."""
+
+    def embed(self, crop_HWC: Tensor) -> Tensor:
+        """What a crop looks like [D]; crops that look alike are near to each other."""
+
+
 class Captioner(Backend, Protocol):
     """Writes prompts."""
 
@@ -128,11 +135,12 @@ class SyncScorer(Backend, Protocol):
 class Backends:
     """The models of one pipeline; what is None is not done, and the report says so."""
 
-    body: BodyPose
+    body: BodyPose | None = None
     people: PersonDetector | None = None
     faces: FacePose | None = None
     expressions: ExpressionClassifier | None = None
     judge: Judge | None = None
+    looks: LookEncoder | None = None
     sync: SyncScorer | None = None
     captions: Captioner | None = None
 

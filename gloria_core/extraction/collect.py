@@ -3,14 +3,15 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..data.manifest import Manifest, ManifestAnchor, ManifestClip, ManifestSource
+from ..durable_files import commit_json
 from ..errors import DatasetError
 from .decisions import DECISIONS_NAME, apply_decisions, read_decisions
-from .published import publish
+from .published import publish, require_ours
 from .records import Candidate, Record
 from .settings import ExtractionSettings
 from .units import PartStore, Unit
@@ -18,6 +19,7 @@ from .units import PartStore, Unit
 logger = logging.getLogger(__name__)
 
 REPORT_NAME = "report.json"
+FOUND_NAME = "found.json"
 _KINDS = ("global", "viewpoint", "expression")
 
 
@@ -68,17 +70,23 @@ def manifest_of(collection: Collection, settings: ExtractionSettings) -> Manifes
         if record.clips
     ]
     if not sources:
-        raise DatasetError(f"No footage is left to train on: {summary(collection)}. extraction/report.json says why.")
+        raise DatasetError(
+            f"No footage is left to train on, no stretch is as long as a clip of {settings.clip_frames} frames at "
+            f"{settings.fps:g} a second: {summary(collection)}. extraction/report.json says what was refused and why; "
+            "shorter clips are a setting (clip_frames)."
+        )
     return Manifest(fps=settings.fps, sources=tuple(_held_out(sources, settings.hold_out_every)))
 
 
-def publish_decided(folder: Path, work: Path, manifest: Manifest) -> Manifest:
-    """Write dataset.json, with what was decided by eye before.
+def publish_decided(folder: Path, work: Path, found: Manifest) -> Manifest:
+    """Keep what was found, and write dataset.json with what was decided by eye before.
 
     Raises:
         DatasetError: dataset.json was changed by somebody else and would be lost.
     """
-    manifest, unmatched = apply_decisions(manifest, read_decisions(work / DECISIONS_NAME))
+    require_ours(folder, work)
+    commit_json(work / FOUND_NAME, asdict(found))
+    manifest, unmatched = apply_decisions(found, read_decisions(work / DECISIONS_NAME))
     for decision in unmatched:
         logger.warning("a decision fits no anchor any more: %s", decision)
     publish(folder, work, manifest)

@@ -1,7 +1,8 @@
 """Records and their videos enter, a page that shows what was chosen and why leaves, as HTML and as a picture.
 
-The HTML file needs nothing but itself. Every anchor can be relabelled or dropped on it; the button saves a file of
-decisions, which `python -m gloria_core.extraction FOLDER --apply FILE` applies.
+The HTML file needs nothing but itself. Every anchor has a number and can be relabelled or dropped on the page, which
+shows the decisions as lines for the ComfyUI node and saves them as a file, which
+`python -m gloria_core.extraction FOLDER --apply FILE` applies.
 """
 
 import base64
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..conditioning.anchors import LABELS
-from ..data.manifest import Manifest, ManifestAnchor
+from ..data.manifest import Manifest, ManifestAnchor, ManifestSource
 from ..durable_files import commit_file
 from .collect import Collection
-from .decisions import DECISIONS_NAME
+from .decisions import DECISIONS_NAME, SHEET_KINDS, sheet_order
 from .frames import crop_box, pictures
 from .records import Candidate, Record
 
@@ -28,12 +29,13 @@ _JPEG_QUALITY = 80
 _REJECTED_SHOWN = 12
 _COLUMNS = 8
 _PADDING, _TEXT_HEIGHT = 8, 14
-_KIND_ORDER = ("viewpoint", "expression", "global")
 
 
 class Card(NamedTuple):
     """One anchor or candidate with its small picture."""
 
+    number: int | None
+    """Among all that was found; None: refused by the pipeline."""
     source: str
     video: str
     kind: str
@@ -45,19 +47,36 @@ class Card(NamedTuple):
     """PIL image."""
 
 
-def make_cards(folder: Path, manifest: Manifest, collection: Collection) -> Iterator[Card]:
-    """Cards of every source of the manifest: its anchors by label, then some that were refused."""
+def make_cards(folder: Path, found: Manifest, decided: Manifest, collection: Collection) -> Iterator[Card]:
+    """Cards of every source of the manifest: its anchors by label, then those dropped by eye and some others.
+
+    Args:
+        found: as the pipeline left it; its anchors are numbered.
+        decided: the same after what was decided by eye.
+    """
     records = {record.id: record for record in collection.records}
-    for source in manifest.sources:
-        record = records[source.id]
-        refused = [each for each in record.candidates if each.rejected is not None][:_REJECTED_SHOWN]
-        shown = [(anchor.label, _candidate_of(anchor, record), None) for anchor in source.anchors]
-        shown += [(each.label, each, each.rejected) for each in refused]
-        stills = _stills(folder / source.video, [each for _, each, _ in shown])
-        order = sorted(range(len(shown)), key=lambda idx: _place(*shown[idx]))
-        for idx in order:
-            label, each, rejected = shown[idx]
-            yield Card(source.id, source.video, each.kind, label, each.time, _why(each), rejected, stills[idx])
+    first = 1
+    for source, after in zip(found.sources, decided.sources, strict=True):
+        cards = _source_cards(folder, source, after, records[source.id], first)
+        first += len(source.anchors)
+        yield from sorted(cards, key=_place)
+
+
+def _source_cards(
+    folder: Path, source: ManifestSource, decided: ManifestSource, record: Record, first: int
+) -> list[Card]:
+    labels = {(anchor.kind, anchor.time): anchor.label for anchor in decided.anchors}
+    shown: list[tuple[int | None, str, Candidate, str | None]] = []
+    for number, anchor in enumerate(sheet_order(source), first):
+        each, label = _candidate_of(anchor, record), labels.get((anchor.kind, anchor.time))
+        shown.append((number, label or anchor.label, each, None if label else "dropped by eye"))
+    refused = [each for each in record.candidates if each.rejected is not None][:_REJECTED_SHOWN]
+    shown += [(None, each.label, each, each.rejected) for each in refused]
+    stills = _stills(folder / source.video, [each for _, _, each, _ in shown])
+    return [
+        Card(number, source.id, source.video, each.kind, label, each.time, _why(each, label), rejected, still)
+        for (number, label, each, rejected), still in zip(shown, stills, strict=True)
+    ]
 
 
 def write_contact_sheet(work: Path, cards: Sequence[Card], lines: Sequence[str]) -> None:
@@ -82,14 +101,19 @@ def _candidate_of(anchor: ManifestAnchor, record: Record) -> Candidate:
     return Candidate(kind=anchor.kind, label=anchor.label, time=anchor.time, box=anchor.box)
 
 
-def _place(label: str, candidate: Candidate, rejected: str | None) -> tuple[Any, ...]:
-    labels = LABELS[candidate.kind]
-    return rejected is not None, _KIND_ORDER.index(candidate.kind), labels.index(label), candidate.time
+def _place(card: Card) -> tuple[Any, ...]:
+    # What a person dropped stands in front of what the pipeline refused.
+    is_refused = (card.rejected is not None, card.number is None)
+    return *is_refused, SHEET_KINDS.index(card.kind), LABELS[card.kind].index(card.label), card.time
 
 
-def _why(candidate: Candidate) -> str:
+def _why(candidate: Candidate, label: str) -> str:
     parts = [f"{name} {value}" for name, value in candidate.evidence.items()]
-    return ", ".join([f"quality {candidate.quality:.2f}", *parts] if candidate.kind != "global" else parts)
+    if candidate.kind != "global":
+        parts.insert(0, f"quality {candidate.quality:.2f}")
+    if candidate.label != label:
+        parts.insert(0, f"found as {candidate.label}")
+    return ", ".join(parts)
 
 
 def _stills(video: Path, candidates: Sequence[Candidate]) -> list[Any]:
@@ -126,11 +150,15 @@ def _picture(cards: Sequence[Card], lines: Sequence[str]) -> Any:
         left, upper = _PADDING + idx % _COLUMNS * cell_width, top + idx // _COLUMNS * cell_height
         sheet.paste(card.picture, (left, upper))
         color = (134, 239, 172) if card.rejected is None else (252, 165, 165)
-        words = [f"{card.label} {card.time:.2f} s", card.rejected or card.why, card.video]
+        words = [f"{_numbered(card)} {card.time:.2f} s", card.rejected or card.why, card.video]
         for line_idx, text in enumerate(words):
             place = (left, upper + _THUMB_SIDE + line_idx * _TEXT_HEIGHT)
             draw.text(place, _ascii(text)[:26], fill=color if line_idx == 0 else (161, 161, 170))
     return sheet
+
+
+def _numbered(card: Card) -> str:
+    return card.label if card.number is None else f"{card.number} {card.label}"
 
 
 def _ascii(text: str) -> str:
@@ -156,18 +184,18 @@ def _card(card: Card) -> str:
     data = io.BytesIO()
     card.picture.save(data, "JPEG", quality=_JPEG_QUALITY)
     image = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-    words = f"<b>{card.label}</b> {card.time:.2f} s<br><span>{html.escape(card.rejected or card.why)}</span>"
-    if card.rejected is not None:
-        return (
-            f'<figure class="refused"><img src="{image}" alt="{card.label}"><figcaption>{words}</figcaption></figure>\n'
-        )
+    words = f"<b>{_numbered(card)}</b> {card.time:.2f} s<br><span>{html.escape(card.rejected or card.why)}</span>"
+    look = ' class="refused"' if card.rejected is not None else ""
+    picture = f'<img src="{image}" alt="{card.label}">'
+    if card.number is None:
+        return f"<figure{look}>{picture}<figcaption>{words}</figcaption></figure>\n"
     key = {"source": card.source, "kind": card.kind, "label": card.label, "time": card.time}
-    others = [label for label in LABELS[card.kind] if label != card.label]
-    options = '<option value="">keep</option><option value="drop">drop</option>' + "".join(
-        f'<option value="{label}">this is {label}</option>' for label in others
-    )
+    choices = [("", "keep"), ("drop", "drop")] if card.rejected is None else [("", "stays dropped")]
+    labels = LABELS[card.kind]
+    choices += [(label, f"this is {label}") for label in labels if card.rejected is not None or label != card.label]
+    options = "".join(f'<option value="{value}">{text}</option>' for value, text in choices)
     return (
-        f'<figure data-anchor="{html.escape(json.dumps(key))}"><img src="{image}" alt="{card.label}">'
+        f'<figure{look} data-number="{card.number}" data-anchor="{html.escape(json.dumps(key))}">{picture}'
         f"<figcaption>{words}<br><select>{options}</select></figcaption></figure>\n"
     )
 
@@ -181,21 +209,27 @@ body { background: #18181b; color: #e4e4e7; font: 14px sans-serif; margin: 1.5em
 figure { display: inline-block; vertical-align: top; width: 164px; margin: 4px; }
 figcaption span, small { color: #a1a1aa; font-size: 12px; overflow-wrap: anywhere; }
 img { max-width: 160px; max-height: 160px; } .refused { opacity: 0.55; } .changed { outline: 2px solid #fbbf24; }
-button { position: fixed; right: 1.5em; top: 1em; padding: 0.6em 1em; }
+#decided { position: fixed; right: 1.5em; top: 1em; width: 11em; display: grid; gap: 0.4em; }
+body { padding-right: 13em; } button { padding: 0.6em 1em; } textarea { height: 8em; }
 </style></head><body>
-<button id="save">Save decisions</button>
+<div id="decided"><button id="save">Save decisions</button>
+<label for="lines">for Gloria Relabel Anchors:</label><textarea id="lines" readonly></textarea></div>
 %BODY%
 <script>
-for (const select of document.querySelectorAll("select"))
-    select.onchange = () => select.closest("figure").classList.toggle("changed", select.value !== "");
+const figures = [...document.querySelectorAll("figure[data-anchor]")];
+const chosen = (figure) => figure.querySelector("select").value;
+const decided = () => figures.filter((figure) => chosen(figure) !== "");
+for (const figure of figures)
+    figure.querySelector("select").onchange = () => {
+        figure.classList.toggle("changed", chosen(figure) !== "");
+        const lines = decided().map((each) => `${each.dataset.number} ${chosen(each)}`);
+        document.getElementById("lines").value = lines.join("\\n");
+    };
 document.getElementById("save").onclick = () => {
-    const decisions = [];
-    for (const figure of document.querySelectorAll("figure[data-anchor]")) {
-        const value = figure.querySelector("select").value;
-        if (value === "") continue;
-        const anchor = JSON.parse(figure.dataset.anchor);
-        decisions.push(value === "drop" ? { ...anchor, action: "drop" } : { ...anchor, action: "relabel", to: value });
-    }
+    const decisions = decided().map((figure) => {
+        const anchor = JSON.parse(figure.dataset.anchor), value = chosen(figure);
+        return value === "drop" ? { ...anchor, action: "drop" } : { ...anchor, action: "relabel", to: value };
+    });
     const link = document.createElement("a");
     const text = JSON.stringify({ schema: 1, decisions }, null, 2);
     link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));

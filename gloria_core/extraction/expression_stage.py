@@ -7,7 +7,7 @@ from pathlib import Path
 from ..conditioning.anchors import EXPRESSIONS
 from .backends import ExpressionClassifier, Face, FacePose, Moment
 from .choose import fitted_crop
-from .frames import crop_box, pictures, sample_times
+from .frames import crop_box, sample_times
 from .records import Candidate, Record, Reject, Span
 from .settings import AnchorThresholds, ExpressionThresholds
 from .stage import FolderStage, resources_of
@@ -57,7 +57,7 @@ class Expressions(FolderStage):
         video = self.video(record)
         times = sample_times(span, self.thresholds.rate)
         probabilities: list[Mapping[str, float] | None] = []
-        for time, picture_HWC in pictures(video, times):
+        for time, picture_HWC in self.pictures(record, times):
             faces = self.faces.find(Moment(video, time, picture_HWC))
             reason = self._refusal(faces)
             if reason is None:

@@ -8,10 +8,10 @@ from ..data.manifest import ManifestClip
 from ..data.read_clip import probe_video
 from ..errors import DatasetError
 from .backends import Captioner, Moment, PersonDetector, SyncScorer
-from .frames import exposure, luma, pictures, sample_times, sharpness
+from .frames import exposure, luma, sample_times, sharpness
 from .records import Record, Reject, Span, cut
 from .settings import FootageThresholds
-from .shots import find_cuts
+from .shots import find_cuts, require_scenedetect, times_for_cuts
 from .stage import FolderStage, resources_of
 
 # What an encoder changes on a picture that it repeats stays below this.
@@ -67,13 +67,13 @@ class Shots(FolderStage):
             DatasetError: PySceneDetect is not installed.
         """
         if self.thresholds.shots == "detect":
-            from .shots import require_scenedetect
-
             require_scenedetect()
 
     def process(self, record: Record) -> list[Record]:
         """One record for each shot."""
-        cuts = find_cuts(self.video(record), record.seconds) if self.thresholds.shots == "detect" else []
+        cuts = []
+        if self.thresholds.shots == "detect":
+            cuts = find_cuts(self.pictures(record, times_for_cuts(record.seconds)))
         edges = [0.0, *(round(time, _CLOCK_DIGITS) for time in cuts), record.seconds]
         spans = [Span(start=start, end=end) for start, end in pairwise(edges)]
         if self.thresholds.one_person or len(spans) == 1:
@@ -103,7 +103,7 @@ class Quality(FolderStage):
         times = [time for span in record.spans for time in sample_times(span, limits.rate)]
         verdicts: list[str | None] = []
         before, still_samples = None, 0
-        for _, picture_HWC in pictures(self.video(record), times):
+        for _, picture_HWC in self.pictures(record, times):
             small_hw = luma(picture_HWC, _STILL_HEIGHT)
             is_still = before is not None and float((small_hw - before).abs().max()) < _STILL
             still_samples = still_samples + 1 if is_still else 0
@@ -139,7 +139,7 @@ class SinglePerson(FolderStage):
         limits, video = self.thresholds, self.video(record)
         times = [time for span in record.spans for time in sample_times(span, limits.rate)]
         counts = []
-        for time, picture_HWC in pictures(video, times):
+        for time, picture_HWC in self.pictures(record, times):
             boxes = self.detector.people(Moment(video, time, picture_HWC))
             counts.append(sum(box.height >= limits.min_person_share * picture_HWC.shape[0] for box in boxes))
         # Detectors blink: nobody for one sample between two of one person is that person.
@@ -228,7 +228,7 @@ class Captions(FolderStage):
         clips = []
         for clip in record.clips:
             times = [clip.start + share * clip.frames / self.fps for share in (0.125, 0.375, 0.625, 0.875)]
-            stills = [picture_HWC for _, picture_HWC in pictures(self.video(record), times)]
+            stills = [picture_HWC for _, picture_HWC in self.pictures(record, times)]
             clips.append(replace(clip, caption=self.captioner.caption(stills)))
         return [replace(record, clips=tuple(clips))]
 

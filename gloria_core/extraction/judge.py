@@ -1,8 +1,8 @@
 """A head crop and a classifier's label enter, keep, relabel or drop leaves (paper section 3 and supplement 1.1).
 
-Two questions at temperature 0: which expression is it, without a hint, and does it show this one, yes or no. The label
-is kept if both agree with it, changed if the first answer is sure and the second question confirms that one, and
-dropped otherwise.
+A vision-language model is asked twice at temperature 0: which expression is it, without a hint, and does it show this
+one, yes or no. The label is kept if both answers agree with it, changed if the first is sure and the second confirms
+that one, and dropped otherwise.
 """
 
 import hashlib
@@ -10,9 +10,10 @@ import io
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -37,12 +38,12 @@ _SURE = 0.7
 _JPEG_QUALITY = 92
 _MAX_SIDE = 512
 
-_WHICH = (
+WHICH = (
     "Which expression does the face show? Choose one of these, or none if no face or no clear one is to be seen:\n"
     + "\n".join(f"- {name}: {text}" for name, text in DEFINITIONS.items())
     + '\nAnswer only with JSON: {"label": "<one of the names, or none>", "confidence": <0 to 1>}'
 )
-_WHICH_SCHEMA = {
+WHICH_SCHEMA = {
     "type": "object",
     "properties": {
         "label": {"type": "string", "enum": [*EXPRESSIONS, NONE]},
@@ -61,6 +62,42 @@ _IS_IT_SCHEMA = {
     "required": ["answer"],
     "additionalProperties": False,
 }
+
+
+# Question and the form of its answer enter, an answer of that form leaves.
+Asked = Callable[[str, dict[str, Any]], dict[str, Any]]
+QUESTIONS_HASH = hashlib.sha256((WHICH + _IS_IT + json.dumps(DEFINITIONS)).encode()).hexdigest()[:8]
+
+
+class Finding(NamedTuple):
+    """What the two answers mean."""
+
+    outcome: Literal["keep", "relabel", "drop"]
+    label: str | None
+    reason: str
+
+
+def second_look(label: str, asked: Asked) -> Finding:
+    """Ask both questions about a picture that was labelled `label`."""
+    seen = asked(WHICH, WHICH_SCHEMA)
+    blind, is_sure = seen["label"], seen["confidence"] >= _SURE
+    if blind == NONE:
+        return Finding("drop", None, "no clear expression")
+    if blind != label and not is_sure:
+        return Finding("drop", None, f"looks more like {blind}, but not surely")
+    if asked(_IS_IT.format(label=blind, definition=DEFINITIONS[blind]), _IS_IT_SCHEMA)["answer"] == "no":
+        return Finding("drop", None, f"{blind} was not confirmed")
+    if blind == label:
+        return Finding("keep", label, "confirmed")
+    return Finding("relabel", blind, f"{blind} rather than {label}")
+
+
+def as_probabilities(seen: Mapping[str, Any]) -> dict[str, float]:
+    """The answer to the first question as a classifier's: what is not for its label is shared by the others."""
+    if seen["label"] == NONE:
+        return {name: 1 / len(EXPRESSIONS) for name in EXPRESSIONS}
+    rest = (1 - seen["confidence"]) / (len(EXPRESSIONS) - 1)
+    return {name: float(seen["confidence"]) if name == seen["label"] else rest for name in EXPRESSIONS}
 
 
 @dataclass
@@ -84,8 +121,7 @@ class EndpointJudge:
     @property
     def name(self) -> str:
         """Model and hash of the questions."""
-        questions = hashlib.sha256((_WHICH + _IS_IT + json.dumps(DEFINITIONS)).encode()).hexdigest()[:8]
-        return f"{self.endpoint.model} {questions}"
+        return f"{self.endpoint.model} {QUESTIONS_HASH}"
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -95,31 +131,20 @@ class EndpointJudge:
         picture = _jpeg(crop_HWC)
         attempts = [0]
         try:
-            seen = self._asked(_WHICH, _WHICH_SCHEMA, picture, attempts)
-            blind, is_sure = seen["label"], seen["confidence"] >= _SURE
-            if blind == NONE:
-                return self._verdict("drop", None, "no clear expression", attempts)
-            if blind != label and not is_sure:
-                return self._verdict("drop", None, f"looks more like {blind}, but not surely", attempts)
-            question = _IS_IT.format(label=blind, definition=DEFINITIONS[blind])
-            if self._asked(question, _IS_IT_SCHEMA, picture, attempts)["answer"] == "no":
-                return self._verdict("drop", None, f"{blind} was not confirmed", attempts)
+            outcome, to, reason = second_look(
+                label, lambda question, schema: self._asked(question, schema, picture, attempts)
+            )
         except EndpointError as error:
             logger.warning("The judge '%s' gave no answer: %s", self.endpoint_name, error)
-            return self._verdict("no answer", None, f"no answer: {error}", attempts)
-        if blind == label:
-            return self._verdict("keep", label, "confirmed", attempts)
-        return self._verdict("relabel", blind, f"{blind} rather than {label}", attempts)
-
-    def _verdict(self, outcome: Any, label: str | None, reason: str, attempts: list[int]) -> Verdict:
-        return Verdict(outcome=outcome, label=label, reason=reason, attempts=attempts[0], judge=self.name)
+            outcome, to, reason = "no answer", None, f"no answer: {error}"
+        return Verdict(outcome=outcome, label=to, reason=reason, attempts=attempts[0], judge=self.name)
 
     def _asked(self, question: str, schema: dict[str, Any], picture: bytes, attempts: list[int]) -> dict[str, Any]:
         """A checked answer within the allowed number of attempts for one question."""
         for attempt in range(self.endpoint.attempts):
             attempts[0] += 1
             try:
-                return _checked(ask(self.endpoint, question, picture, schema), schema)
+                return checked_answer(ask(self.endpoint, question, picture, schema), schema)
             except EndpointError as error:
                 if not error.is_worth_retrying or attempt + 1 == self.endpoint.attempts:
                     raise
@@ -127,7 +152,7 @@ class EndpointJudge:
         raise AssertionError("unreachable: there is at least one attempt")
 
 
-def _checked(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+def checked_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """The answer, exactly in its form.
 
     Raises:

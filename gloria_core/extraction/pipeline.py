@@ -31,13 +31,14 @@ def make_stages(folder: Path, settings: ExtractionSettings, backends: Backends) 
     if backends.sync is not None:
         stages.append(SyncFilter(folder, footage, backends.sync))
     stages.append(Clips(folder, settings.fps, settings.clip_frames))
-    stages.append(Viewpoints(folder, settings, backends.body))
+    if backends.body is not None:
+        stages.append(Viewpoints(folder, settings, backends.body))
     if backends.expressions is not None and backends.faces is not None:
         stages.append(Expressions(folder, settings.expressions, anchors, backends.faces, backends.expressions))
     stages.append(Measure(folder, anchors, settings.expressions, backends.people, backends.faces))
     if backends.judge is not None:
         stages.append(JudgeExpressions(folder, anchors, backends.judge))
-    stages += [Choose(folder, anchors), GlobalCandidates(folder, settings.fps, anchors)]
+    stages += [Choose(folder, anchors, backends.looks), GlobalCandidates(folder, settings.fps, anchors)]
     if backends.captions is not None:
         stages.append(Captions(folder, settings.fps, backends.captions))
     return stages
@@ -46,6 +47,7 @@ def make_stages(folder: Path, settings: ExtractionSettings, backends: Backends) 
 def not_done(backends: Backends) -> list[str]:
     """What is left out for want of a backend, for the report."""
     texts = {
+        "body": "viewpoints are not looked for: nothing says how the body is turned",
         "people": "people are not counted: footage with several people is not noticed, bodies cannot be cropped",
         "sync": "lips and sound are not compared",
         "faces": "faces are not looked for: no expression anchors, back views are not checked for faces",
@@ -54,7 +56,7 @@ def not_done(backends: Backends) -> list[str]:
         "captions": "clips keep the caption of the text file beside their video, if any",
     }
     left_out = [text for part, text in texts.items() if backends.names[part] is None]
-    if backends.people is backends.body:
+    if backends.people is backends.body is not None:
         left_out.insert(0, "people are not counted: a pose file knows one person")
     return left_out
 

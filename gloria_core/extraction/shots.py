@@ -1,10 +1,12 @@
-"""A video enters, the moments of its cuts leave, found by PySceneDetect's adaptive detector (the extra `anchors`)."""
+"""A video's pictures enter, the moments of its cuts leave, found by PySceneDetect (the extra `anchors`)."""
 
 import logging
-from pathlib import Path
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from ..errors import DatasetError
-from .frames import pictures, sample_times, scaled_down
+from .frames import sample_times, scaled_down
 from .records import Span
 
 # Cuts are looked for on an even grid, so that a variable frame rate is no matter.
@@ -28,8 +30,16 @@ def require_scenedetect() -> None:
         ) from error
 
 
-def find_cuts(video: Path, seconds: float) -> list[float]:
+def times_for_cuts(seconds: float) -> list[float]:
+    """The moments of a video that `find_cuts` looks at."""
+    return sample_times(Span(start=0.0, end=seconds), _RATE)
+
+
+def find_cuts(pictures: Iterable[tuple[float, Tensor]]) -> list[float]:
     """Seconds of the first picture of every shot but the first.
+
+    Args:
+        pictures: the moments of `times_for_cuts` and what they show.
 
     Raises:
         DatasetError: PySceneDetect cannot be imported.
@@ -39,10 +49,9 @@ def find_cuts(video: Path, seconds: float) -> list[float]:
 
     logging.getLogger("pyscenedetect").setLevel(logging.WARNING)
     detector = AdaptiveDetector(min_scene_len=round(_MIN_SHOT_SECONDS * _RATE))
-    times = sample_times(Span(start=0.0, end=seconds), _RATE)
     found = []
     last = None
-    for idx, (_, picture_HWC) in enumerate(pictures(video, times)):
+    for idx, (_, picture_HWC) in enumerate(pictures):
         last = FrameTimecode(idx, fps=_RATE)
         bgr = scaled_down(picture_HWC, _HEIGHT).flip(-1).contiguous().numpy()
         found += detector.process_frame(last, bgr)

@@ -1,9 +1,13 @@
 """The shape of every stage: set up once, one record in, records out."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
+from .frames import pictures
 from .records import Record
 
 
@@ -36,6 +40,10 @@ class Stage(Protocol):
         """One record in, one or (after a split) several out."""
 
 
+def _go_on() -> None:
+    """Nobody watches."""
+
+
 class FolderStage:
     """A stage that reads the folder's videos."""
 
@@ -44,6 +52,8 @@ class FolderStage:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.on_picture: Callable[[], None] = _go_on
+        """Called before every picture; what it raises ends the run."""
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -51,3 +61,9 @@ class FolderStage:
     def video(self, record: Record) -> Path:
         """The record's file."""
         return self.folder / record.video
+
+    def pictures(self, record: Record, times: Sequence[float]) -> Iterator[tuple[float, Tensor]]:
+        """Rising moments of the record's video with their uint8 pictures [H, W, C]."""
+        for time, picture_HWC in pictures(self.video(record), times):
+            self.on_picture()
+            yield time, picture_HWC

@@ -81,6 +81,15 @@ class PartStore:
             return None
         return unit_from_content(part, str(self.path(unit)))
 
+    def records(self) -> list[Record]:
+        """The records of all finished parts, by the parts' names."""
+        found: list[Record] = []
+        for path in sorted(self.folder.glob("*.json")):
+            part = read_json(path)
+            if part is not None and part.get("fingerprint") == self.fingerprint:
+                found += unit_from_content(part, str(path)).records
+        return found
+
 
 def find_videos(folder: Path) -> list[str]:
     """Paths of all videos in a folder and below, sorted.

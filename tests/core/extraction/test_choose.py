@@ -21,14 +21,18 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "data"))
 
 from toy_scene import toy_source, write_joints_file, write_toy_video
 
-from gloria_core.conditioning.anchors import EXPRESSIONS
+from gloria_core.conditioning.anchors import EXPRESSIONS, MAX_ANCHORS
 from gloria_core.data.manifest import read_manifest
+from gloria_core.data.read_clip import read_picture
 from gloria_core.errors import CheckpointError, DatasetError
-from gloria_core.extraction.__main__ import extract, main
+from gloria_core.extraction.__main__ import main
+from gloria_core.extraction.anchor_set import anchor_set
 from gloria_core.extraction.anchor_stages import Choose, JudgeExpressions, spread, without
 from gloria_core.extraction.backends import Backends, Box, Moment, Verdict
 from gloria_core.extraction.choose import diverse_best, fitted_crop, quality_score
+from gloria_core.extraction.decisions import decisions_of_text
 from gloria_core.extraction.expression_stage import smoothed, stretches
+from gloria_core.extraction.extract import decide, extract, reopen
 from gloria_core.extraction.frames import exposure, sharpness
 from gloria_core.extraction.pose_files import PoseFiles
 from gloria_core.extraction.records import Candidate, Record, Span
@@ -257,6 +261,97 @@ def test_decisions_that_do_not_fit_change_nothing(video, tmp_path, caplog):
         from gloria_core.extraction.decisions import read_decisions
 
         read_decisions(saved(tmp_path, {**fits, "label": "sad"}))
+
+
+def lines_of(folder, text):
+    return decide(folder, decisions_of_text(text, reopen(folder).found))
+
+
+def numbers_of(page, word):
+    """Numbers of the sheet whose card is labelled `word`."""
+    return [int(number) for number in re.findall(rf"<b>(\d+) {word}</b>", page)]
+
+
+def test_numbers_of_the_sheet_decide_and_stay_the_same_whatever_is_decided(video, tmp_path):
+    extracted(video, tmp_path)
+    page = tmp_path / "extraction" / "contact_sheet.html"
+    dataset, before = tmp_path / "dataset.json", (tmp_path / "dataset.json").read_bytes()
+    fronts, lefts = numbers_of(page.read_text(), "front"), numbers_of(page.read_text(), "left")
+    total = sum(len(source.anchors) for source in read_manifest(tmp_path).sources)
+    assert sorted(numbers_of(page.read_text(), r"\w+")) == list(range(1, total + 1))
+    text = f"{fronts[0]} drop\n\n {lefts[0]}  BACK \n"
+    decided = lines_of(tmp_path, text)
+    once = dataset.read_bytes()
+    assert once != before
+    assert numbers_of(page.read_text(), "back") == [lefts[0]]
+    assert "found as left" in page.read_text()
+    assert "dropped by eye" in page.read_text()
+    assert sum(len(source.anchors) for source in decided.decided.sources) == total - 1
+    assert lines_of(tmp_path, text).decided == decided.decided
+    assert dataset.read_bytes() == once
+    # The newest line about an anchor counts; what no line names stays decided.
+    lines_of(tmp_path, f"{lefts[0]} keep")
+    assert numbers_of(page.read_text(), "left") == lefts
+    assert sum(len(source.anchors) for source in read_manifest(tmp_path).sources) == total - 1
+    lines_of(tmp_path, f"{fronts[0]} drop\n{fronts[0]} front")
+    assert dataset.read_bytes() == before
+
+
+def test_lines_that_cannot_be_read_say_what_was_expected_and_change_nothing(video, tmp_path):
+    extracted(video, tmp_path)
+    before = (tmp_path / "dataset.json").read_bytes()
+    wrong = {
+        "1 drop\nback": "does not start with a number",
+        "999 back": "does not start with a number",
+        "0 drop": "does not start with a number",
+        "1 drop\n1 sad": "a viewpoint anchor, which can become front, back, left, right, drop or keep",
+        "1": "drop or keep",
+        "{1 drop": "not the file that the contact sheet saves",
+    }
+    for text, message in wrong.items():
+        with pytest.raises(DatasetError, match=message):
+            lines_of(tmp_path, text)
+    assert (tmp_path / "dataset.json").read_bytes() == before
+
+
+def test_anchors_for_a_video_are_one_scene_and_the_best_of_each_label_first(video, tmp_path):
+    extracted(video, tmp_path)
+    extraction = reopen(tmp_path)
+    anchors = anchor_set(extraction)
+    (source,) = extraction.decided.sources
+    assert [anchor.kind for anchor in anchors.anchors].count("global") == 1
+    assert {anchor.label for anchor in anchors.anchors} == {anchor.label for anchor in source.anchors}
+    for label in ("front", "left"):
+        best = next(each for each in source.anchors if each.label == label)
+        shown = next(each.image_HWC for each in anchors.anchors if each.label == label)
+        assert torch.equal(shown, read_picture(tmp_path / "v.mp4", best.time, best.box))
+    views = tuple(anchor for anchor in source.anchors if anchor.kind == "viewpoint")
+    many = replace(source, anchors=(*source.anchors, *views * 9))
+    crowded = anchor_set(replace(extraction, decided=replace(extraction.decided, sources=(many,))))
+    assert len(crowded.anchors) == MAX_ANCHORS
+
+
+class Looks:
+    """Everything looks alike but what is seen late."""
+
+    name = "late is different"
+
+    def __init__(self):
+        self.seen = []
+
+    def setup(self):
+        pass
+
+    def embed(self, crop_HWC):
+        self.seen.append(crop_HWC)
+        return torch.tensor([float(len(self.seen) > 2), 1.0])
+
+
+def test_an_encoder_of_looks_decides_what_differs(video):
+    candidates = tuple(expression("sad", 0.5 + 1.2 * idx, 0.9 - idx / 10) for idx in range(4))
+    record = Record(id="a", video="v.mp4", candidates=candidates, spans=(Span(start=0, end=6),))
+    (after,) = Choose(video, AnchorThresholds(per_label=2), Looks()).process(record)
+    assert [idx for idx, each in enumerate(after.candidates) if each.rejected is None] == [0, 2]
 
 
 NAMES = ("Anger", "Contempt", "Disgust", "Fear", "Happiness", "Neutral", "Sadness", "Surprise")

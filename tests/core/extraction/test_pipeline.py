@@ -28,9 +28,9 @@ from gloria_core.conditioning.anchors import EXPRESSIONS
 from gloria_core.data.manifest import MAX_GLOBAL_CANDIDATES, read_manifest
 from gloria_core.data.read_clip import read_clip, read_picture
 from gloria_core.errors import DatasetError
-from gloria_core.extraction.__main__ import extract
 from gloria_core.extraction.backends import Backends, SyncScore
 from gloria_core.extraction.collect import REPORT_NAME
+from gloria_core.extraction.extract import extract
 from gloria_core.extraction.pose_files import PoseFiles
 from gloria_core.extraction.runners import LocalRunner
 from gloria_core.extraction.settings import (

@@ -26,9 +26,10 @@ from toy_scene import toy_source, write_joints_file, write_smpl_file, write_toy_
 from gloria_core.data.manifest import read_manifest
 from gloria_core.errors import DatasetError
 from gloria_core.extraction import view_stage
-from gloria_core.extraction.__main__ import extract, main, read_settings
+from gloria_core.extraction.__main__ import main
 from gloria_core.extraction.backends import Backends
 from gloria_core.extraction.collect import REPORT_NAME
+from gloria_core.extraction.extract import extract, read_settings
 from gloria_core.extraction.footage_stages import Probe
 from gloria_core.extraction.pipeline import fingerprint, make_stages
 from gloria_core.extraction.pose_files import PoseFiles
