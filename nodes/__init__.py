@@ -20,8 +20,10 @@ from .load_demo_encoders import GloriaLoadDemoEncoders
 from .load_model import GloriaLoadModel
 from .monitor_training import GloriaMonitorTraining
 from .plan_video import GloriaPlanVideo
+from .probe_attention import GloriaProbeAttention
 from .sample_long_video import GloriaSampleLongVideo
 from .save_character import GloriaSaveCharacter
+from .show_attention import GloriaShowAttention
 from .train_model import GloriaTrainModel
 
 NODES: list[type[io.ComfyNode]] = [
@@ -34,7 +36,9 @@ NODES: list[type[io.ComfyNode]] = [
     GloriaEncodeTimeline,
     GloriaCondition,
     GloriaPlanVideo,
+    GloriaProbeAttention,
     GloriaSampleLongVideo,
+    GloriaShowAttention,
     GloriaDecodeVideo,
     GloriaBuildDataset,
     GloriaTrainModel,

@@ -7,9 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..gloria_core.analysis.attention_file import AttentionRecorder
+from ..gloria_core.analysis.attention_probe import ProbeSettings
 from ..gloria_core.sampling.engine import run_chunks
 from ..gloria_core.sampling.journal import Journal
 from ..gloria_core.sampling.plan import PREFIX_LATENTS, Chunk, parse_seeds, plan_chunks
+from .bridge.attention import FILM_FOLDER, check_probe, film_recorder
 from .bridge.conditioning import model_prefix_mode
 from .bridge.film_inputs import chunk_inputs_of, film_inputs
 from .bridge.paths import jobs_root
@@ -25,9 +28,11 @@ from .bridge.sampling import (
     chunk_latents_for,
     cue_chunks,
     environment,
+    film_sigmas,
     sample_chunk,
     with_shift,
 )
+from .types import GloriaProbe
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +88,14 @@ class GloriaSampleLongVideo(io.ComfyNode):
         seeds: str = "",
         preview_vae: Any = None,
         audio: dict[str, Any] | None = None,
+        probe: ProbeSettings | None = None,
     ) -> io.NodeOutput:
         root = jobs_root(job_name)
         low_noise = None if model_low_noise is None else with_shift(model_low_noise, shift)
         high_noise = with_shift(model, shift)
         film = Film(high_noise, low_noise, switch_at, positive, negative, latent, steps, cfg, sampler_name, scheduler)
         check_film(film)
+        check_probe(model, probe)
         plan = plan_chunks(film.total_latents, chunk_latents_for(chunk_frames), prefix_latents)
         film = cue_chunks(film, plan)
         own_seeds = parse_seeds(seeds, plan)
@@ -99,10 +106,11 @@ class GloriaSampleLongVideo(io.ComfyNode):
         per_chunk = chunk_inputs_of(film, own_seeds)
         with Journal(root, job_name, inputs, plan, film.latent_shape, environment(), per_chunk) as journal:
             previews = ChunkPreviews(film, journal, preview_vae, audio)
+            attention = film_recorder(model, journal, probe, film_sigmas(film))
             with FilmStatus(journal.folder, job_name, len(plan.chunks), cls.hidden.unique_id) as status:
-                samples = _run(film, seed, own_seeds, journal, previews, status, is_blended)
+                samples = _run(film, seed, own_seeds, journal, previews, attention, status, is_blended)
         rest = {key: value for key, value in latent.items() if key not in _FORGOTTEN_KEYS}
-        return io.NodeOutput({**rest, "samples": samples})
+        return io.NodeOutput({**rest, "samples": samples, FILM_FOLDER: journal.folder.name})
 
 
 def _run(
@@ -111,6 +119,7 @@ def _run(
     own_seeds: dict[int, int],
     journal: Journal,
     previews: ChunkPreviews,
+    attention: AttentionRecorder,
     status: FilmStatus,
     is_blended: bool,
 ) -> Any:
@@ -122,9 +131,10 @@ def _run(
     progress.say(opening)
 
     def denoise(chunk: Chunk, chunk_seed: int, prefix: Tensor | None) -> Tensor:
-        return sample_chunk(film, chunk, chunk_seed, prefix, progress.start_chunk(chunk))
+        return sample_chunk(film, chunk, chunk_seed, prefix, progress.start_chunk(chunk), attention.start())
 
-    def finish(chunk: Chunk, _is_kept: bool) -> None:
+    def finish(chunk: Chunk, is_kept: bool) -> None:
+        attention.finish(chunk, is_kept)  # first, because the next line obeys Cancel
         progress.finish_chunk(chunk)
         status.finish_chunk(chunk.index, previews.make(chunk))
 
@@ -255,4 +265,10 @@ def _inputs() -> list[io.Input]:
             "hardly any. Without it the player shows rough pictures, for a little CPU time.",
         ),
         io.Audio.Input("audio", optional=True, tooltip="The speech, to be heard in the player."),
+        GloriaProbe.Input(
+            "probe",
+            optional=True,
+            tooltip="From Gloria Attention Probe: notes which anchors the model looks at while chunks are sampled. It "
+            "changes nothing in the result.",
+        ),
     ]

@@ -2,6 +2,7 @@
 // The strip under the cues of a Gloria Timeline. The text widget holds everything; the strip only shows what the core
 // (nodes/bridge/routes_timeline.py) makes of it and of the graph around the node.
 import { app } from '../../scripts/app.js';
+import { Attention } from './attention.js';
 import { post } from './lib/api.js';
 import { texts } from './lib/text.js';
 import { filmAround } from './timeline_graph.js';
@@ -23,6 +24,7 @@ class Timeline {
   constructor(node) {
     this.node = node;
     this.view = new TimelineView((path, values) => text(path, values));
+    this.attention = new Attention(node, this.view, (path, values) => text(path, values));
     this.seen = '';
     this.waves = new Map();
     this.shown = { cues: [], chunks: null, seconds: 1, wave: null, error: null, hint: null };
@@ -55,6 +57,7 @@ class Timeline {
       this.shown = { cues: answer.cues, chunks: answer.chunks ?? null, seconds, wave, error: null, hint };
     }
     this.view.render(this.shown);
+    this.attention.place(film?.job, this.shown.seconds);
   }
 
   /** The recording's shape; null until it is read or when it cannot be. */
@@ -69,6 +72,7 @@ class Timeline {
   remove() {
     clearInterval(this.timer);
     this.view.remove();
+    this.attention.remove();
   }
 }
 

@@ -1,6 +1,7 @@
 // @ts-check
 // A Gloria Timeline node enters; what the graph around it says of the film leaves: length, chunks, speech. No side
 // effects. What cannot be known before a run (a length that another node computes) is left out.
+import { mediaUrl } from './lib/api.js';
 
 const MAX_STEPS = 200;
 const DEFAULT_FPS = 24;
@@ -46,8 +47,21 @@ function audioFile(condition) {
 }
 
 /**
- * What the graph says. `length` 0 is "as long as the speech"; `chunk` is null without a sampler.
- * @returns {{length: number | undefined, fps: number, audio: string | null,
+ * Addresses of small pictures of the anchors that the film is made with, by slot; none of what only a run will tell.
+ * @returns {Record<string, string>}
+ */
+export function anchorPictures(node) {
+  const condition = downstream(node).find((entry) => entry.type === 'GloriaCondition');
+  const board = condition && upstream(condition, 'anchors').find((entry) => entry.gloriaBoard)?.gloriaBoard;
+  if (!board) return {};
+  const files = Object.entries(board.state.files).map(([slot, name]) => [slot, mediaUrl('anchors/thumbnail', { name })]);
+  const links = Object.entries(board.state.links).map(([slot, { picture }]) => [slot, picture]);
+  return Object.fromEntries([...files, ...links].filter(([, picture]) => picture));
+}
+
+/**
+ * What the graph says. `length` 0 is "as long as the speech"; `chunk` is null and `job` is missing without a sampler.
+ * @returns {{length: number | undefined, fps: number, audio: string | null, job: string | undefined,
  *   chunk: {chunk_frames: number, prefix_latents: number} | null} | null} null outside of a film
  */
 export function filmAround(node) {
@@ -64,6 +78,7 @@ export function filmAround(node) {
     length: valueOf(condition, 'length'),
     fps: (encoder && valueOf(encoder, 'fps')) ?? DEFAULT_FPS,
     audio: audioFile(condition),
+    job: sampler && valueOf(sampler, 'job_name'),
     chunk: chunk?.chunk_frames === undefined ? null : chunk,
   };
 }

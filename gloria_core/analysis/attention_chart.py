@@ -25,11 +25,11 @@ _BACKGROUND, _GRID, _TEXT = "#181a1e", "#343840", "#c8cdd4"
 _NUM_TICKS = 8
 # The page draws with the same ones (nodes/bridge/routes_films.py).
 _COLORS: dict[Slot, str] = {
-    ("global", "global"): "#ffc14d", ("viewpoint", "front"): "#5db1ff", ("viewpoint", "back"): "#ff6f61",
+    ("global", "global"): "#ffb833", ("viewpoint", "front"): "#5db1ff", ("viewpoint", "back"): "#ff5c5c",
     ("viewpoint", "left"): "#4fd18b", ("viewpoint", "right"): "#c38bff", ("expression", "neutral"): "#b9c4d0",
-    ("expression", "happy"): "#ffe680", ("expression", "surprise"): "#7ee7e7", ("expression", "sad"): "#7d95ff",
-    ("expression", "angry"): "#ff4d88", ("expression", "fear"): "#a5e06a", ("expression", "disgust"): "#b59058",
-    ("expression", "contempt"): "#f2a1e0", PREFIX: "#8a929e", VIDEO: "#5a616c",
+    ("expression", "happy"): "#ff9ecb", ("expression", "surprise"): "#7ee7e7", ("expression", "sad"): "#7d95ff",
+    ("expression", "angry"): "#e0457b", ("expression", "fear"): "#a5e06a", ("expression", "disgust"): "#b59058",
+    ("expression", "contempt"): "#a07cc5", PREFIX: "#8a929e", VIDEO: "#5a616c",
 }  # fmt: skip
 _NAMES = {PREFIX: "chunk's start", VIDEO: "rest of the video"}
 

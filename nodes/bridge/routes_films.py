@@ -1,8 +1,9 @@
-"""What the player asks enters; the takes of a film, the state of their chunks and their previews leave.
+"""What the player asks enters; the takes of a film, their chunks, previews and what they looked at leave.
 
 Read from the job folders, so a reload of the page or a restart of ComfyUI loses nothing. Nothing is changed.
 """
 
+import math
 import re
 from fractions import Fraction
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import folder_paths
 
+from ...gloria_core.analysis.attention_chart import color_of, seconds_of_latents
+from ...gloria_core.analysis.attention_curves import read_film_attention
 from ...gloria_core.conditioning.cues import new_frames
 from ...gloria_core.durable_files import read_json
-from ...gloria_core.errors import GloriaError
 from ...gloria_core.sampling.job_folder import (
     JOB_FILE,
     ChunkRecord,
@@ -20,9 +22,10 @@ from ...gloria_core.sampling.job_folder import (
     data_path,
     job_folders,
     job_of_folder,
+    read_plan,
     record_path,
 )
-from ...gloria_core.sampling.plan import MAX_SEED, Chunk, ChunkPlan, chunk_seed, plan_chunks
+from ...gloria_core.sampling.plan import MAX_SEED, Chunk, ChunkPlan, chunk_seed
 from ...gloria_core.shapes import pixel_frames_for
 from .paths import JOBS_FOLDER, MissingFileError, existing_file
 from .player_previews import ROUGH, preview_path, preview_record_path
@@ -31,7 +34,6 @@ from .routes import get
 from .timeline import DEFAULT_FPS
 
 _MAX_TAKES = 20
-_MAX_LATENTS = 250_000
 _INDEX = re.compile(r"\d{1,6}", re.ASCII)
 
 
@@ -47,7 +49,7 @@ def _takes(values: dict[str, Any]) -> list[dict[str, Any]]:
 def _film(values: dict[str, Any]) -> dict[str, Any]:
     """One take: its chunks with times, seeds, cues and state, and what is going on."""
     folder, description = _job(values["folder"])
-    plan = _plan(description)
+    plan = read_plan(folder)
     running = running_film(folder.name)
     own = description.get("chunk_inputs") or [{}] * len(plan.chunks)
     seed = _value(description.get("inputs"), "seed")
@@ -63,6 +65,24 @@ def _preview(values: dict[str, Any]) -> Path:
     return _file(folder.name, preview_path(folder, int(values["index"])).name)
 
 
+def _attention(values: dict[str, Any]) -> dict[str, Any]:
+    """What every latent of a take looked at, as far as it was sampled with a probe."""
+    folder, _ = _job(values["folder"])
+    plan = read_plan(folder)
+    attention = read_film_attention(folder, plan)
+    rate = _rate(read_json(preview_record_path(folder, 0)))
+    curves = [
+        {"kind": kind, "label": label, "color": color_of((kind, label)), "shares": _rounded(curve_T.tolist()),
+         "even": _rounded(attention.even_T[kind, label].tolist())}
+        for (kind, label), curve_T in attention.curves_T.items()
+    ]  # fmt: skip
+    return {"seconds": seconds_of_latents(plan.total_latents, float(rate)), "curves": curves}
+
+
+def _rounded(values: list[float]) -> list[float | None]:
+    return [round(value, 5) if math.isfinite(value) else None for value in values]
+
+
 def _job(name: str) -> tuple[Path, dict[str, Any]]:
     if job_of_folder(name) is None:
         raise MissingFileError
@@ -72,14 +92,6 @@ def _job(name: str) -> tuple[Path, dict[str, Any]]:
 
 def _file(folder_name: str, name: str) -> Path:
     return existing_file(folder_paths.get_output_directory(), f"{JOBS_FOLDER}/{folder_name}/{name}")
-
-
-def _plan(description: dict[str, Any]) -> ChunkPlan:
-    """The plan of a job, from a file that a stranger may have written."""
-    sizes = [description.get(name) for name in ("total_latents", "chunk_latents", "prefix_latents")]
-    if any(type(size) is not int for size in sizes) or not 0 < sizes[0] <= _MAX_LATENTS:
-        raise GloriaError("The description of this job (job.json) is damaged. Queue its workflow again to mend it.")
-    return plan_chunks(*sizes)
 
 
 def _chunk(folder: Path, chunk: Chunk, plan: ChunkPlan, seed: Any, own: Any) -> dict[str, Any]:
@@ -118,4 +130,9 @@ def _value(inputs: Any, name: str) -> Any:
     return entry.get("value") if isinstance(entry, dict) else None
 
 
-FILM_ROUTES = [get("films", _takes), get("films/{folder}", _film), get("films/{folder}/previews/{index}", _preview)]
+FILM_ROUTES = [
+    get("films", _takes),
+    get("films/{folder}", _film),
+    get("films/{folder}/attention", _attention),
+    get("films/{folder}/previews/{index}", _preview),
+]

@@ -17,9 +17,11 @@ import torch
 from comfyui_version import __version__ as comfyui_version
 from torch import Tensor
 
+from ...gloria_core.analysis.attention_probe import AttentionProbe
 from ...gloria_core.errors import JournalError, PlanError
 from ...gloria_core.sampling.plan import Chunk, ChunkPlan
 from ...gloria_core.shapes import SPATIAL_STRIDE_BY_CHANNELS, latent_frames_for, pixel_frames_for
+from .attention import with_probe
 from .conditioning import Conditioning, check_model_reads, chunk_inputs, input_channels
 from .player_status import FilmStatus
 from .progress import format_seconds
@@ -143,8 +145,16 @@ def num_high_noise_steps(film: Film, sigmas: Tensor) -> int:
     return int((sigmas[:-1] >= film.switch_at).sum())
 
 
-def sample_chunk(film: Film, chunk: Chunk, seed: int, prefix: Tensor | None, on_step: StepCallback) -> Tensor:
+def sample_chunk(
+    film: Film,
+    chunk: Chunk,
+    seed: int,
+    prefix: Tensor | None,
+    on_step: StepCallback,
+    probe: AttentionProbe | None = None,
+) -> Tensor:
     """Clean raw latents [1, C, length, h, w] of one chunk; with one model exactly what KSampler computes."""
+    film = replace(film, model=with_probe(film.model, probe), low_noise=with_probe(film.low_noise, probe))
     prompts = with_cue(film.positive, film.negative, film.cues[chunk.index])
     positive, negative, latent = chunk_inputs(film.model, *prompts, film.latent, chunk, prefix)
     image, mask = latent["samples"], latent.get("noise_mask")

@@ -82,6 +82,7 @@ async function timeline(page) {
     }),
   };
   await shot(page, 'timeline');
+  seen.attention = await attention(page);
   await setCues(page, '0:00 he talks\nhe waves');
   await page.waitForSelector('.gloria-timeline.failed', { timeout: STEP_MS });
   seen.mistake = await page.locator('.gloria-timeline .status').innerText();
@@ -94,6 +95,35 @@ async function timeline(page) {
     const saved = window.app.graph.serialize().nodes.find((node) => node.type === 'GloriaEncodeTimeline');
     return saved.widgets_values;
   });
+  return seen;
+}
+
+/** Press the eye on the strip, point at its middle, and press the eye again. */
+async function attention(page) {
+  const canvas = page.locator('.gloria-timeline canvas.attention');
+  const eye = page.locator('.gloria-timeline .attention-toggle');
+  const numbers = () => texts(page, '.gloria-timeline .looked b');
+  const isShown = async () => [await canvas.isVisible(), await page.locator('.attention-legend').isVisible()];
+  const seen = { before: await isShown() };
+  await eye.click();
+  await page.waitForSelector('.gloria-timeline .looked', { timeout: STEP_MS });
+  await page.waitForTimeout(500);
+  seen.names = await texts(page, '.gloria-timeline .looked span');
+  seen.means = await numbers();
+  seen.pictures = await page.evaluate(() =>
+    [...document.querySelectorAll('.gloria-timeline .looked img')].map((image) => image.naturalWidth > 0));
+  const { x, y, width, height } = await page.locator('.gloria-timeline .strip').boundingBox();
+  await page.mouse.move(x + width / 2, y + height / 2);
+  await page.waitForTimeout(300);
+  seen.pointed = await numbers();
+  seen.title = await page.locator('.gloria-timeline .looked').first().getAttribute('title');
+  await shot(page, 'attention');
+  seen.drawn = await canvas.evaluate((element) => {
+    const { data } = element.getContext('2d').getImageData(0, 0, element.width, element.height);
+    return data.filter((value, idx) => idx % 4 === 3 && value > 0).length / (element.width * element.height);
+  });
+  await eye.click();
+  seen.after = await isShown();
   return seen;
 }
 

@@ -15,11 +15,18 @@ from types import ModuleType
 
 import av
 import pytest
+import torch
+
+from gloria_core.analysis.attention_file import attention_path, write_shares
+from gloria_core.analysis.attention_probe import AttentionShares
+from gloria_core.sampling.journal import Journal
+from gloria_core.sampling.plan import plan_chunks
 
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 SCREENSHOTS = REPO / ".quickstart" / "screenshots"
 SPEECH_SECONDS = 5.5
+WATCHED_JOB, WATCHED_LATENTS = "timeline", 34
 # 41 frames, then 24 new ones per chunk: the speech is 5 to 6 chunks long.
 CHANGE = {"13": {"width": 64, "height": 64}, "15": {"chunk_frames": 41, "steps": 30}}
 
@@ -51,6 +58,21 @@ def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType, is_vu
     return base
 
 
+def write_watched_film(base: Path) -> None:
+    """A finished film of the timeline's job with known attention: `happy` is looked at in the middle, global always."""
+    slots = (("global", "global"), ("viewpoint", "front"), ("expression", "happy"))
+    plan = plan_chunks(WATCHED_LATENTS, 31, 4)
+    with Journal(base / "output" / "gloria", WATCHED_JOB, {}, plan, (1, 2, 2), {}) as journal:
+        for chunk in plan.chunks:
+            journal.commit(chunk, 0, journal.prefix_for(chunk), torch.zeros(1, 1, chunk.length, 2, 2))
+            place = (torch.arange(chunk.start, chunk.stop) / (WATCHED_LATENTS - 1) - 0.5) * 2
+            anchors = torch.stack([torch.full_like(place, 0.2), 0.05 + 0.1 * place.abs(), 0.4 * (1 - place.abs())], 1)
+            video = (1 - anchors.sum(1, keepdim=True)).expand(-1, chunk.length) / chunk.length
+            tokens = (9,) * chunk.length + (9, 6, 4)
+            shares = AttentionShares(slots, ((0, 0),), torch.cat([video, anchors], 1)[None], tokens)
+            write_shares(attention_path(journal.folder, chunk.index), shares, journal.record(chunk).sha256)
+
+
 def drive(server: object, chromium: str, node: str, is_vue: bool, **options: object) -> dict:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     shared = {"url": server.url, "chromium": chromium, "vue": is_vue, "screenshots": str(SCREENSHOTS)}
@@ -78,6 +100,7 @@ def jobs(base: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def started(quickstart: ModuleType, base: Path, is_vue: bool, chromium: str, node: str) -> dict:
     """Cues typed, a film begun, watched, cancelled and found again after a reload."""
+    write_watched_film(base)
     with running(quickstart, base) as server:
         films = {"timeline": graph("long_video_timeline"), "film": graph("cpu_talking_video")}
         return drive(server, chromium, node, is_vue, phase="start", change=CHANGE, **films)
@@ -102,6 +125,18 @@ def test_the_strip_shows_cues_speech_and_chunks(started: dict):
     assert seen["chunks"] == ["0", "1"]  # 121 frames, then the rest of the 5.5 seconds
     assert "0:11, 0:17" in seen["status"]  # cues behind the end of the short recording
     assert 0.02 < seen["drawn"] < 0.9
+
+
+def test_the_eye_on_the_strip_shows_which_anchor_was_looked_at_when(started: dict):
+    seen = started["timeline"]["attention"]
+    assert seen["before"] == seen["after"] == [False, False]
+    assert seen["names"] == ["scene", "front", "happy", "chunk's start"]
+    assert seen["means"][:3] == ["20.0 %", "10.2 %", "19.4 %"]
+    assert seen["pointed"][:2] == ["20.0 %", "5.3 %"]
+    assert 38 < float(seen["pointed"][2].split()[0]) <= 40
+    assert "20.0 %" in seen["title"]
+    assert seen["pictures"] == [True] * 3
+    assert 0.005 < seen["drawn"] < 0.3
 
 
 def test_mistakes_and_unused_cues_are_shown_and_the_text_is_all_that_is_saved(started: dict):
