@@ -14,6 +14,7 @@ from .character import Character
 _SIDE, _MARGIN, _HEADER = 480, 24, 76
 _CAPTION, _GAP = 22, 10
 _THUMBNAIL_SIDE = 256
+_MOST_SIGNS = 300  # more than fit; a licence may be given in full
 _GROUND, _FIELD, _INK, _PALE = (24, 24, 27), (39, 39, 42), (244, 244, 245), (161, 161, 170)
 
 
@@ -87,7 +88,7 @@ def _write_header(draw: Any, character: Character, width: int) -> None:
 
 def _line(draw: Any, text: str, size: int, width: int) -> str:
     """One line that fits, in the letters that the built-in font has; empty where it has too few of them."""
-    text = " ".join(text.split())
+    text = " ".join(text.split())[:_MOST_SIGNS]
     if not all(ord(sign) < 256 or sign == "\u2026" for sign in text):
         return ""
     if draw.textlength(text, font=_font(size)) <= width:

@@ -10,7 +10,7 @@ from ..errors import CharacterError
 BY_HAND = "by hand"
 # Texts stand in the file's header, which every tool reads in full.
 MAX_CHARS = {
-    "name": 120, "prompt": 4000, "description": 4000, "author": 200, "license": 4000, "provenance": 4000,
+    "name": 120, "prompt": 4000, "description": 4000, "author": 200, "license": 4000, "provenance": 16000,
     "notes": 16000, "lora": 200,
 }  # fmt: skip
 _ONE_LINE = ("name", "author", "lora")
@@ -78,7 +78,7 @@ def describe(character: Character) -> str:
     lines.append(f"Origin: {profile.provenance or 'not told'}")
     num_latents = sum(anchor.latent is not None for anchor in character.anchors.anchors)
     if num_latents:
-        lines.append(f"Latents: {num_latents} pictures are stored encoded too, for one VAE")
+        lines.append(f"Stored latents: {num_latents}, for the VAE that made them")
     if profile.lora:
         lines.append(f"LoRA that goes with it: {profile.lora}")
     lines += [text for text in (profile.description, profile.notes) if text]

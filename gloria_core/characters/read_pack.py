@@ -161,4 +161,4 @@ def _decode(packed_N: torch.Tensor, key: str, record: PictureRecord, where: str)
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CharacterError(f"'{where}': {key} is no PNG that can be read ({error}).") from error
-    return pixels_HWC.to(torch.float32) / 255
+    return pixels_HWC.to(torch.float32).div_(255)

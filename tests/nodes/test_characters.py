@@ -8,6 +8,7 @@ from pathlib import Path
 
 import comfy.sd
 import comfy.utils
+import folder_paths
 import pytest
 import torch
 from app.model_manager import ModelFileManager
@@ -18,7 +19,12 @@ import gloria_core.toy_weights
 from gloria_pack.gloria_core.characters.read_pack import read_character
 from gloria_pack.gloria_core.conditioning.anchors import Anchor, AnchorSet, AnchorSizes, Origin
 from gloria_pack.gloria_core.errors import CharacterError, GloriaError
-from gloria_pack.nodes.bridge.characters import character_path, list_characters
+from gloria_pack.nodes.bridge.characters import (
+    CHARACTERS_FOLDER,
+    character_path,
+    list_characters,
+    register_character_folders,
+)
 from gloria_pack.nodes.bridge.images import encode_anchors, with_latents
 from gloria_pack.nodes.condition import GloriaCondition
 from gloria_pack.nodes.load_character import GloriaLoadCharacter
@@ -175,6 +181,19 @@ def test_files_in_the_models_folder_are_offered_too(anchors, output_directory, b
         assert run(GloriaLoadCharacter, character="given_to_me.safetensors").result[0].slots() == anchors.slots()
     finally:
         shutil.rmtree(models)
+
+
+def test_folders_that_the_user_named_come_first(anchors, output_directory, tmp_path):
+    paths = folder_paths.folder_names_and_paths[CHARACTERS_FOLDER][0]
+    paths.insert(0, str(tmp_path))  # as extra_model_paths.yaml does before the pack is loaded
+    try:
+        register_character_folders()
+        save(anchors)
+        (tmp_path / SAVED).write_bytes(b"mine")
+        assert list_characters() == [SAVED]
+        assert character_path(SAVED) == tmp_path / SAVED
+    finally:
+        paths.remove(str(tmp_path))
 
 
 def test_no_name_leads_out_of_the_folders(anchors, output_directory, base_directory):

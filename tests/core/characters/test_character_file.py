@@ -109,6 +109,16 @@ def test_equal_characters_give_equal_files_and_a_written_one_can_be_written_agai
     assert sorted(each.name for each in tmp_path.iterdir()) == ["again.png", "again.safetensors"]
 
 
+def test_what_was_read_stays_as_it_was_when_the_file_changes_later(path, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(path.read_bytes())
+    loaded = read_character(copy)
+    with copy.open("r+b") as file:
+        file.write(b"\xff" * len(path.read_bytes()))
+    for mine, theirs in zip(loaded.anchors.anchors, character().anchors.anchors, strict=True):
+        assert torch.equal(bits(mine.image_HWC), bits(theirs.image_HWC))
+
+
 def test_folders_of_the_creators_machine_stay_there(tmp_path):
     origins = (Origin("/a/b.mp4"), Origin("C:\\x\\b.mp4"))
     anchors = [Anchor("viewpoint", "left", bytes_picture(32, 32), origin) for origin in origins]
@@ -154,7 +164,7 @@ def test_the_description_names_maker_licence_and_content(path):
     text = describe(read_character(path))
     for part in ("Anna, by Somebody", "CC BY 4.0", "scene, back, happy x2, sad", "film.mp4", "anna.safetensors"):
         assert part in text
-    assert "1 pictures are stored encoded" in text
+    assert "Stored latents: 1" in text
     assert "ask whoever gave you the file" in describe(Character(Profile(name="x"), character().anchors))
 
 
