@@ -79,8 +79,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     num_bytes = sum(tensor.nbytes for tensor in tensors.values())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial, dict(metadata))
         _sort_metadata(partial)
+        partial.chmod(mode)  # the library's files are for their owner alone
         publish_file(partial, path)
     except SafetensorError as error:
         _discard(partial)

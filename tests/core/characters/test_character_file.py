@@ -109,6 +109,10 @@ def test_equal_characters_give_equal_files_and_a_written_one_can_be_written_agai
     assert sorted(each.name for each in tmp_path.iterdir()) == ["again.png", "again.safetensors"]
 
 
+def test_whoever_may_read_the_card_may_read_the_character(path):
+    assert path.stat().st_mode == path.with_suffix(".png").stat().st_mode
+
+
 def test_what_was_read_stays_as_it_was_when_the_file_changes_later(path, tmp_path):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(path.read_bytes())
