@@ -8,6 +8,7 @@ from .bridge.routes import register_routes
 from .bridge.routes_anchors import ANCHOR_ROUTES
 from .bridge.routes_films import FILM_ROUTES
 from .bridge.routes_timeline import TIMELINE_ROUTES
+from .bridge.routes_training import TRAINING_ROUTES
 from .bridge.training_notice import register_training_notice
 from .build_dataset import GloriaBuildDataset
 from .condition import GloriaCondition
@@ -52,7 +53,7 @@ class GloriaExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_gloria_model()
         register_character_folders()
-        register_routes((*ANCHOR_ROUTES, *FILM_ROUTES, *TIMELINE_ROUTES))
+        register_routes((*ANCHOR_ROUTES, *FILM_ROUTES, *TIMELINE_ROUTES, *TRAINING_ROUTES))
         register_training_notice()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

@@ -7,11 +7,10 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..gloria_core.training.loss_chart import draw_loss_chart
-from ..gloria_core.training.run_folder import is_running, read_metrics, read_status, read_validation, request
-from .bridge.progress import show_text
-from .bridge.training_runs import named_run, publish_results, run_names
+from ..gloria_core.training.run_folder import is_running, read_metrics, read_validation, request
+from .bridge.training_runs import GONE, how_it_is, named_run, publish_results, run_names
 from .bridge.training_samples import decode_new_samples, image_tensor, sample_videos, video_strip
-from .bridge.training_view import run_picture, status_text
+from .bridge.training_view import status_text
 
 NEWEST = "newest"
 WATCH = "watch"
@@ -28,7 +27,8 @@ class GloriaMonitorTraining(io.ComfyNode):
             display_name="Gloria Train Monitor",
             category="Gloria/training",
             description="Shows a training run that is going on or has ended, also after ComfyUI was restarted, and can "
-            "ask it to stop, save or make validation clips. Queue again to see the newest state.",
+            "ask it to stop, save or make validation clips. The panel is live; queue the node to hand curve and clips "
+            "to others and to list the run's results in the loaders.",
             search_aliases=["training progress", "loss curve", "training status"],
             inputs=[
                 io.Combo.Input(
@@ -41,10 +41,15 @@ class GloriaMonitorTraining(io.ComfyNode):
                     "action",
                     options=list(_ACTIONS),
                     default=WATCH,
-                    tooltip="What to ask of a run that is going on; it is done after the present step. 'save and stop' "
-                    "loses nothing: queue Gloria Train again to go on.",
+                    tooltip="What to ask of a run when this node is queued, like the panel's buttons; it is done after "
+                    "the present step. 'save and stop' loses nothing: queue Gloria Train again to go on.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="Decodes the validation clips. Not connected: no clips."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Decodes the newest validation clips. Not connected: the panel shows the colors of their "
+                    "latents, and the output 'clips' is the curve.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="loss_curve", tooltip="Raw, smoothed and held-out loss over the steps."),
@@ -54,7 +59,6 @@ class GloriaMonitorTraining(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output(display_name="loss_map", tooltip="For the stock Plot Loss Graph."),
                 io.String.Output(display_name="status", tooltip="State, step, speed, time left and memory."),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
             not_idempotent=True,
         )
@@ -70,20 +74,17 @@ class GloriaMonitorTraining(io.ComfyNode):
         news = _ask(folder, action)
         if vae is not None:
             decode_new_samples(folder, vae)
-        # In this order: a run that ends in between has then written how it ended.
-        is_alive = is_running(folder)
-        status = read_status(folder) or {}
+        state, status = how_it_is(folder)
         published = publish_results(status.get("results", {}))
-        lines = [folder.name, news, status_text(status), *([] if is_alive else _after_the_end(status))]
+        lines = [folder.name, news, status_text(status), *_what_went_wrong(state, status)]
         text = "\n".join(line for line in [*lines, *(f"{role}: {name}" for role, name in published.items())] if line)
-        show_text(text, cls.hidden.unique_id)
         metrics, validation = read_metrics(folder)[0], read_validation(folder)[0]
         curve = draw_loss_chart(metrics, validation)
         videos = sample_videos(folder)
         clip = video_strip(videos[-1]) if videos else None
         losses = [line["loss"] for line in metrics if line.get("loss") is not None]
-        shown = ui.PreviewImage(image_tensor(run_picture(metrics, validation, clip)), cls=cls)
-        return io.NodeOutput(image_tensor(curve), image_tensor(clip or curve), {"loss": losses}, text, ui=shown)
+        pictures = image_tensor(curve), image_tensor(clip or curve)
+        return io.NodeOutput(*pictures, {"loss": losses}, text, ui=ui.PreviewText(text))
 
 
 def _ask(folder: Path, action: str) -> str:
@@ -97,9 +98,9 @@ def _ask(folder: Path, action: str) -> str:
     return f"asked for '{action}': done after the present step"
 
 
-def _after_the_end(status: dict[str, Any]) -> list[str]:
-    if status.get("state") == "failed":
+def _what_went_wrong(state: str, status: dict[str, Any]) -> list[str]:
+    if state == "failed":
         return [str(status.get("error"))]
-    if status.get("state") not in ("finished", "stopped"):
+    if state == GONE:
         return ["its process is gone; queue Gloria Train again: it goes on from the last checkpoint"]
     return []

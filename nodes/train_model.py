@@ -206,6 +206,7 @@ def _inputs() -> list[io.Input]:
         ),
         io.Vae.Input(
             "vae", optional=True,
-            tooltip="Shows validation clips while training. It decodes on the same GPU: leave it empty on a small one.",
+            tooltip="Decodes the validation clips while training; without it the panel shows the colors of their "
+            "latents. It works on the same GPU: leave it empty on a small one.",
         ),
     ]  # fmt: skip

@@ -6,6 +6,7 @@ import { listen, slotsForFiles } from './anchor_board_input.js';
 import { BoardView, SLOTS } from './anchor_board_view.js';
 import { mediaUrl, post, uploadImage } from './lib/api.js';
 import { replaceStale } from './lib/dom.js';
+import { follow } from './lib/node.js';
 import { texts } from './lib/text.js';
 
 const NODE = 'GloriaLoadAnchors';
@@ -169,16 +170,6 @@ function linkShown(origin) {
   const name = origin?.widgets?.find((widget) => widget.name === 'image')?.value;
   const picture = typeof name === 'string' ? mediaUrl('anchors/thumbnail', { name }) : (origin?.imgs?.[0]?.src ?? null);
   return { title: origin?.title ?? text('board.link'), picture };
-}
-
-/** Call ours after what a node already does. */
-function follow(node, hook, ours) {
-  const original = node[hook];
-  node[hook] = function (...args) {
-    const result = original?.apply(this, args);
-    ours(...args);
-    return result;
-  };
 }
 
 function makeWidget(node, name) {

@@ -4,6 +4,7 @@
 import { app } from '../../scripts/app.js';
 import { api } from '../../scripts/api.js';
 import { get, mediaUrl } from './lib/api.js';
+import { addPanel } from './lib/node.js';
 import { texts } from './lib/text.js';
 import { PlayerView } from './player_view.js';
 
@@ -163,17 +164,8 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const player = new Player(node);
-    const widget = node.addDOMWidget(WIDGET, WIDGET, player.view.root, {
-      getMinHeight: () => MIN_HEIGHT,
-      hideOnZoom: false,
-      serialize: false, // not sent with the prompt
+    addPanel(node, WIDGET, {
+      root: player.view.root, minHeight: MIN_HEIGHT, size: NEW_NODE_SIZE, remove: () => player.remove(),
     });
-    widget.serialize = false; // not saved: what it shows is on disk
-    const removed = node.onRemoved;
-    node.onRemoved = function (...args) {
-      removed?.apply(this, args);
-      player.remove();
-    };
-    node.setSize(NEW_NODE_SIZE);
   },
 });

@@ -1,19 +1,12 @@
 // @ts-check
 // What the player shows: a screen, the chunks as cells, what is going on, and the buttons. No side effects.
 import { element, keepEvents, styleSheet } from './lib/dom.js';
+import { clock } from './lib/text.js';
 import { Screen } from './player_screen.js';
 import { PLAYER_STYLE } from './player_style.js';
 
 // So many cells still have room for their numbers.
 const MAX_NUMBERED = 24;
-
-/** @param {number} seconds */
-export function clock(seconds) {
-  const whole = Math.round(seconds);
-  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  const two = (number) => String(number).padStart(2, '0');
-  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
-}
 
 /**
  * @typedef {{index: number, is_done: boolean, start: number, seconds: number, seed: string, preview: string | null,

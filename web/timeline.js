@@ -4,6 +4,7 @@
 import { app } from '../../scripts/app.js';
 import { Attention } from './attention.js';
 import { post } from './lib/api.js';
+import { addPanel } from './lib/node.js';
 import { texts } from './lib/text.js';
 import { filmAround } from './timeline_graph.js';
 import { TimelineView } from './timeline_view.js';
@@ -92,17 +93,8 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const timeline = new Timeline(node);
-    const widget = node.addDOMWidget(WIDGET, WIDGET, timeline.view.root, {
-      getMinHeight: () => MIN_HEIGHT,
-      hideOnZoom: false,
-      serialize: false, // not sent with the prompt
+    addPanel(node, WIDGET, {
+      root: timeline.view.root, minHeight: MIN_HEIGHT, size: NEW_NODE_SIZE, remove: () => timeline.remove(),
     });
-    widget.serialize = false; // not saved: it holds nothing of its own
-    const removed = node.onRemoved;
-    node.onRemoved = function (...args) {
-      removed?.apply(this, args);
-      timeline.remove();
-    };
-    node.setSize(NEW_NODE_SIZE);
   },
 });

@@ -8,6 +8,7 @@ Files outlive every process: a page, a server or a command that starts later fin
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -27,6 +28,8 @@ _LOCK = ".lock"
 _LOCK_SECONDS = 2.0
 Request = Literal["stop", "save", "sample"]
 REQUESTS: tuple[Request, ...] = ("stop", "save", "sample")
+# Two that look at once would each take the other for the trainer.
+_looking = threading.Lock()
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
@@ -99,8 +102,17 @@ def request(path: Path, name: Request) -> None:
     """Ask the run in `path` for something; it is done after the present step."""
     if name not in REQUESTS:
         raise TrainingError(f"Unknown request {name!r}, expected one of {', '.join(REQUESTS)}.")
-    (path / CONTROL).mkdir(parents=True, exist_ok=True)
-    (path / CONTROL / name).touch()
+    file = path / CONTROL / name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise storage_error(error, file, 0) from error
+
+
+def pending_requests(path: Path) -> list[Request]:
+    """What was asked of the run in `path` and is not done yet."""
+    return [name for name in REQUESTS if (path / CONTROL / name).exists()]
 
 
 def read_status(path: Path) -> dict[str, Any] | None:
@@ -108,9 +120,9 @@ def read_status(path: Path) -> dict[str, Any] | None:
     return read_json(path / STATUS)
 
 
-def read_metrics(path: Path, from_offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def read_metrics(path: Path, from_offset: int = 0, max_bytes: int | None = None) -> tuple[list[dict[str, Any]], int]:
     """Lines of metrics.jsonl from a byte offset on, and the offset to go on from; a line in writing waits."""
-    return _read_from(path / METRICS, from_offset)
+    return _read_from(path / METRICS, from_offset, max_bytes)
 
 
 def read_validation(path: Path, from_offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -123,12 +135,13 @@ def is_running(path: Path) -> bool:
     if not (path / _LOCK).exists():
         return False
     lock = FileLock(path / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    with _looking:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
@@ -140,11 +153,11 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         raise storage_error(error, path, len(data)) from error
 
 
-def _read_from(path: Path, offset: int) -> tuple[list[dict[str, Any]], int]:
+def _read_from(path: Path, offset: int, max_bytes: int | None = None) -> tuple[list[dict[str, Any]], int]:
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            data = file.read()
+            data = file.read(max_bytes)
     except FileNotFoundError:
         return [], 0
     whole = data[: data.rfind(b"\n") + 1]

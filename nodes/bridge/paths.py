@@ -23,8 +23,8 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\\:*?"<>|]')
 class MissingFileError(GloriaError):
     """A file that is not there or must not be read; which of the two is not told."""
 
-    def __init__(self) -> None:
-        super().__init__("There is no such file in ComfyUI's input, output or temp folder.")
+    def __init__(self, text: str = "There is no such file in ComfyUI's input, output or temp folder.") -> None:
+        super().__init__(text)
 
 
 def jobs_root(job_name: str) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from .paths import contained
 RUNS_FOLDER = "gloria/training"
 _MODEL_FOLDERS = {"lora": "loras", "gloria": "gloria", "merged": "diffusion_models"}
 _PUBLISHED_IN = "gloria"
-_ENDED = ("finished", "stopped", "failed")
+ENDED = ("finished", "stopped", "failed")
+GONE = "gone"
 _DIGEST_CHARS = 8
 
 
@@ -75,6 +77,21 @@ def run_names() -> list[str]:
     return [path.name for path in sorted(runs, key=lambda path: (path / STATUS).stat().st_mtime, reverse=True)]
 
 
+def runs_of(run_name: str) -> list[str]:
+    """Names of the runs that Gloria Train started under `run_name`, the newest first."""
+    own = re.compile(rf"{re.escape(run_name)}-[0-9a-f]{{{_DIGEST_CHARS}}}")
+    return [name for name in run_names() if own.fullmatch(name)]
+
+
+def how_it_is(folder: Path) -> tuple[str, dict[str, Any]]:
+    """State and status of a run; `GONE` is the state of one whose process ended without a word."""
+    # In this order: a run that ends in between has then written how it ended.
+    is_alive = is_running(folder)
+    status = read_status(folder) or {}
+    state = status.get("state", "starting")
+    return (state if is_alive or state in ENDED else GONE), status
+
+
 def named_run(name: str) -> Path:
     """The folder of a run by name.
 
@@ -90,7 +107,7 @@ def named_run(name: str) -> Path:
 def living_runs(besides: Path | None = None) -> list[str]:
     """Names of the runs that are training now."""
     folders = [runs_root() / name for name in run_names()]
-    waiting = [path for path in folders if path != besides and (read_status(path) or {}).get("state") not in _ENDED]
+    waiting = [path for path in folders if path != besides and (read_status(path) or {}).get("state") not in ENDED]
     return [path.name for path in waiting if is_running(path)]
 
 

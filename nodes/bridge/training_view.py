@@ -1,26 +1,17 @@
-"""The files of a run enter, what the page shows of it leaves: lines of text, and one picture of loss and clip."""
+"""The status of a run enters, a few lines for people leave; and what a node does while it waits for a run."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import comfy.utils
 import torch
-from PIL import Image
 
 from ...gloria_core.errors import GloriaError
-from ...gloria_core.training.loss_chart import draw_loss_chart
-from ...gloria_core.training.run_folder import read_metrics, read_validation
 from .progress import format_seconds, show_text
 from .training_process import UNDER_WAY
-from .training_samples import decode_new_samples, sample_videos, video_strip
+from .training_samples import decode_new_samples
 
-_PICTURE_SECONDS = 2.0
-# Drawing a long run takes longer; it never gets more than this share of the time.
-_PICTURE_SHARE = 0.05
 _STOPPING = "cancelled: it finishes this step and saves; Cancel again ends it at once"
-
-Lines = list[dict[str, Any]]
 
 
 def status_text(status: dict[str, Any]) -> str:
@@ -45,20 +36,8 @@ def status_text(status: dict[str, Any]) -> str:
     return "\n".join(str(line) for line in lines if line)
 
 
-def run_picture(metrics: Lines, validation: Lines, clip: Image.Image | None) -> Image.Image:
-    """The loss curve, and under it the frames of a clip."""
-    chart = draw_loss_chart(metrics, validation)
-    if clip is None:
-        return chart
-    strip = clip.resize((chart.width, round(clip.height * chart.width / clip.width)))
-    picture = Image.new("RGB", (chart.width, chart.height + strip.height))
-    picture.paste(chart, (0, 0))
-    picture.paste(strip, (0, chart.height))
-    return picture
-
-
 class LiveView:
-    """Shows a run in the page while it is followed: bar, lines of text, loss curve and newest validation clip."""
+    """Shows a run while a node follows it: bar and lines of text; and decodes its validation clips."""
 
     def __init__(self, folder: Path, total_steps: int, opening: str, node_id: str | None, vae: Any | None) -> None:
         self._folder = folder
@@ -67,12 +46,7 @@ class LiveView:
         self._vae = vae
         self._bar = comfy.utils.ProgressBar(total_steps)
         self._text = ""
-        self._metrics: Lines = []
-        self._metrics_end = 0
-        self._video: Path | None = None
-        self._clip: Image.Image | None = None
         self._clip_problem = ""
-        self._next_picture = 0.0
 
     def __call__(self, status: dict[str, Any], is_stopping: bool) -> None:
         """Bring the page up to date; raises when the user pressed Cancel."""
@@ -82,11 +56,10 @@ class LiveView:
             return
         if not is_stopping:
             self._decode()
-        self._bar.update_absolute(status.get("step", 0), preview=self._preview())
+        self._bar.update_absolute(status.get("step", 0))
 
     def finish(self, status: dict[str, Any], files: str) -> str:
-        """The last state, with the curve to its end and the names of the results; the text that is shown."""
-        self._next_picture = 0.0
+        """The last state and the names of the results; the text that is shown."""
         self(status, is_stopping=False)
         return self.say(f"{status_text(status)}\n{files}")
 
@@ -107,20 +80,4 @@ class LiveView:
         except (torch.OutOfMemoryError, GloriaError) as error:
             # The run itself does not need the clips.
             self._vae = None
-            self._clip_problem = f"validation clips are not shown: {error}"
-            return
-        videos = sample_videos(self._folder)
-        if videos and videos[-1] != self._video:
-            self._video, self._clip = videos[-1], video_strip(videos[-1])
-            self._next_picture = 0.0
-
-    def _preview(self) -> tuple[str, Image.Image, int] | None:
-        now = time.monotonic()
-        if now < self._next_picture:
-            return None
-        lines, self._metrics_end = read_metrics(self._folder, self._metrics_end)
-        self._metrics += lines
-        picture = run_picture(self._metrics, read_validation(self._folder)[0], self._clip)
-        took = time.monotonic() - now
-        self._next_picture = time.monotonic() + max(_PICTURE_SECONDS, took / _PICTURE_SHARE)
-        return "JPEG", picture, picture.width
+            self._clip_problem = f"validation clips are only shown roughly: {error}"

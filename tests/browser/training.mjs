@@ -9,6 +9,7 @@ import { chromium } from 'playwright-core';
 const READY_MS = 120_000;
 const STEP_MS = 150_000;
 const RUN_MS = 200_000;
+const [TRAIN, WATCH] = ['GloriaTrainModel', 'GloriaMonitorTraining'];
 const ENDS = ['execution_success', 'execution_error', 'execution_interrupted'];
 // What every ComfyUI page reports about itself; the graphs' models are not on this machine.
 const HARMLESS = [/graph accessed before initialization/, /404/, /Content Security Policy/s];
@@ -75,16 +76,65 @@ async function read(page, pattern) {
   return found.innerText();
 }
 
-/** Size of the picture on a node, when it is there. */
-async function picture(page, id) {
-  const size = ([node, isVue]) => {
-    const drawn = isVue
-      ? document.querySelector(`[data-node-id="${node}"] img`)
-      : window.app.graph.getNodeById(node).imgs?.[0];
-    return drawn?.naturalWidth && [drawn.naturalWidth, drawn.naturalHeight];
-  };
-  const found = await page.waitForFunction(size, [id, options.vue], { timeout: STEP_MS });
-  return found.jsonValue();
+/** What the training monitor on a node shows. */
+function panel(page, type) {
+  return page.evaluate((wanted) => {
+    const node = window.app.graph?.nodes.find((entry) => entry.type === wanted);
+    const root = node?.widgets.find((widget) => widget.name === 'training_monitor').element;
+    if (!root) return {};
+    const box = root.getBoundingClientRect();
+    const words = (selector) => root.querySelector(selector).textContent;
+    const all = (selector, tell) => [...root.querySelectorAll(selector)].map(tell);
+    return {
+      state: root.dataset.state, step: words('.step'), name: words('.name'), news: words('.news'), time: words('.left'),
+      facts: all('[data-fact]', (fact) => fact.dataset.fact),
+      curve: (root.querySelector('path.raw').getAttribute('d').match(/[ML]/g) ?? []).length,
+      bins: all('.bin', (bin) => bin.title),
+      cells: all('.cell', (cell) => cell.textContent),
+      shots: all('figure', (figure) => {
+        const picture = figure.querySelector('video, img');
+        const width = picture.videoWidth ?? picture.naturalWidth;
+        return { step: figure.dataset.step, kind: picture.localName, width, plays: picture.paused === false };
+      }),
+      isOn: root.contains(document.elementFromPoint(box.x + box.width / 2, box.y + 4)),
+      overflows: all('.state, .names, .facts, .news, .tools', (part) => part.scrollWidth > part.clientWidth + 1),
+      pictures: (node.imgs?.length ?? 0)
+        + document.querySelectorAll(`[data-node-id="${node.id}"] img:not(.gloria-monitor img)`).length,
+    };
+  }, type);
+}
+
+/** The panel, once it shows what is wanted. */
+async function until(page, type, isThere, what) {
+  let seen;
+  for (const started = Date.now(); Date.now() - started < STEP_MS; await page.waitForTimeout(200)) {
+    seen = await panel(page, type);
+    if (seen.state && isThere(seen)) return seen;
+  }
+  throw new Error(`${what} was not shown: ${JSON.stringify(seen)}`);
+}
+
+const stepOf = (seen) => Number(/\d+/.exec(seen.step)?.[0] ?? 0);
+
+async function press(page, type, request) {
+  const root = await page.evaluateHandle((wanted) => {
+    const node = window.app.graph.nodes.find((entry) => entry.type === wanted);
+    return node.widgets.find((widget) => widget.name === 'training_monitor').element;
+  }, type);
+  await (await root.$(`[data-action=${request}]`)).click();
+}
+
+/** One node, as large as it is drawn at full size. */
+async function lookAt(page, type) {
+  await page.waitForFunction((wanted) => window.app.graph?.nodes.some((node) => node.type === wanted), type);
+  await page.evaluate((wanted) => {
+    const { graph, canvas } = window.app;
+    const node = graph.nodes.find((entry) => entry.type === wanted);
+    canvas.ds.scale = 1;
+    canvas.ds.offset = [500 - node.pos[0], 80 - node.pos[1]];
+    canvas.setDirty(true, true);
+  }, type);
+  await page.waitForTimeout(800);
 }
 
 /** Rectangles of nodes and groups in graph units, as they are drawn. */
@@ -116,16 +166,64 @@ async function train(page) {
   });
   seen.dataset = await read(page, /^1 videos, /);
   seen.text = await read(page, /^finished, step/);
-  seen.picture = await picture(page, await idOf(page, 'GloriaTrainModel'));
+  const hasClips = ({ state, shots }) => state === 'finished' && shots.length && shots.every(({ width }) => width);
+  await until(page, TRAIN, hasClips, 'the end of the run');
   seen.drawn = await rectangles(page);
   await shot(page, 'done');
+  await lookAt(page, TRAIN);
+  await hover(page);
+  await shot(page, 'panel');
+  seen.panel = await panel(page, TRAIN);
+  seen.tip = await page.locator('.gloria-monitor .tip').innerText();
   return { ...ended, ...seen };
 }
 
+/** Point at the middle of the curve. */
+async function hover(page) {
+  const box = await page.locator('.gloria-monitor .plot').boundingBox();
+  await page.mouse.move(box.x + box.width * 0.4, box.y + box.height / 2);
+  await page.waitForTimeout(200);
+}
+
 async function detach(page) {
-  await set(page, { GloriaTrainModel: { run_name: `alone_${renderer}`, mode: 'detached', steps: 100_000 } });
+  const settings = 'validation: {loss_every: 0, clips_every: 0, steps: 2}\nlora: {targets: [self_attn]}';
+  await set(page, { GloriaTrainModel: { run_name: `alone_${renderer}`, mode: 'detached', steps: 100_000, settings } });
   const ended = await run(page, queueAll);
   return { ...ended, text: await read(page, /is training on its own/) };
+}
+
+/** Watch a run that goes on by itself, ask it for things, and find it again after a reload. */
+async function control(page) {
+  const isTraining = ({ state, step }) => state === 'training' && step;
+  const seen = { first: await until(page, TRAIN, isTraining, 'a run under way') };
+  const step = stepOf(seen.first);
+  seen.later = await until(page, TRAIN, (now) => stepOf(now) > step && now.curve > seen.first.curve, 'a later step');
+  await press(page, TRAIN, 'save');
+  seen.saved = await until(page, TRAIN, ({ news }) => news.includes('_lora.safetensors'), 'results');
+  await press(page, TRAIN, 'sample');
+  seen.sampled = await until(page, TRAIN, ({ shots }) => shots[0]?.width, 'a clip');
+  await shot(page, 'asked');
+  seen.unseen = await requestsWhile(page, () => {
+    window.app.canvas.ds.offset[0] += 5000;
+    window.app.canvas.setDirty(true, true);
+  });
+  await page.reload({ waitUntil: 'domcontentloaded' });
+  await ready(page);
+  await lookAt(page, TRAIN);
+  seen.reloaded = await until(page, TRAIN, isTraining, 'the run after a reload');
+  return seen;
+}
+
+/** How often the page asks about training in four seconds after a change. */
+async function requestsWhile(page, change) {
+  await page.evaluate(change);
+  await page.waitForTimeout(1500);
+  let count = 0;
+  const counted = (request) => (count += request.url().includes('/gloria/training'));
+  page.on('request', counted);
+  await page.waitForTimeout(4000);
+  page.off('request', counted);
+  return count;
 }
 
 async function queueBeside(page) {
@@ -142,19 +240,30 @@ async function queueBeside(page) {
   return { ...ended, ...seen };
 }
 
-/** Queue the monitor alone, as its note says: with the play button above the selected node. */
+/**
+ * Another node finds the run. Queue it alone, as its note says: with the play button above the selected node. Then end
+ * the run with the panel's own button.
+ */
 async function stop(page) {
   await open(page, options.resume);
-  await set(page, { GloriaMonitorTraining: { action: 'save and stop' } });
+  await set(page, { GloriaMonitorTraining: { action: 'save now' } });
+  const found = await until(page, WATCH, ({ state, step }) => state === 'training' && step, 'the run on the monitor');
   const id = await idOf(page, 'GloriaMonitorTraining');
   await page.evaluate((node) => window.app.canvas.selectItems([window.app.graph.getNodeById(node)]), id);
   const play = page.locator('.selection-toolbox .icon-\\[lucide--play\\]').first();
   await play.waitFor({ timeout: STEP_MS });
   const ended = await run(page, () => {}, () => play.click());
-  const text = await read(page, /asked for 'save and stop'/);
-  const shown = await picture(page, id);
-  await shot(page, 'monitor');
-  return { ...ended, text, picture: shown, drawn: await rectangles(page) };
+  const text = await page.evaluate((node) => window.app.nodeOutputs[node].text.join(''), id);
+  const drawn = await rectangles(page);
+  await press(page, WATCH, 'stop');
+  const stopped = await until(page, WATCH, ({ state, news }) => state === 'stopped' && news, 'the end of the run');
+  await shot(page, 'stopped');
+  return { ...ended, text, found, stopped, drawn };
+}
+
+async function ready(page) {
+  const isReady = (type) => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.[type];
+  await page.waitForFunction(isReady, TRAIN, { timeout: READY_MS });
 }
 
 async function main() {
@@ -169,10 +278,11 @@ async function main() {
     page.on('pageerror', (error) => note(`page error: ${error.message}`));
     page.on('console', (message) => message.type() === 'error' && note(`${message.text()} ${message.location().url}`));
     await page.goto(options.url, { waitUntil: 'domcontentloaded' });
-    const isReady = () => window.app?.extensionManager && window.LiteGraph?.registered_node_types?.GloriaTrainModel;
-    await page.waitForFunction(isReady, null, { timeout: READY_MS });
+    await ready(page);
+    // What does not depend on how nodes are drawn is done in one renderer.
+    const parts = { train, detach, ...(options.vue ? {} : { control }), queueBeside, stop };
     try {
-      for (const [name, part] of Object.entries({ train, detach, queueBeside, stop })) report[name] = await part(page);
+      for (const [name, part] of Object.entries(parts)) report[name] = await part(page);
     } catch (error) {
       await shot(page, 'failed');
       throw error;

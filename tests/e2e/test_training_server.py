@@ -7,7 +7,6 @@ One server serves all tests; it is killed and started again in the middle.
 import asyncio
 import contextlib
 import copy
-import io
 import json
 import os
 import re
@@ -319,10 +318,16 @@ def test_the_page_follows_the_steps_with_loss_speed_time_left_and_memory(unbroke
     assert "lora: gloria/unbroken_step000020_lora.safetensors" in texts[-1]
 
 
-def test_the_page_shows_the_loss_curve_and_then_clips_under_it(unbroken: Outcome):
-    pictures = [Image.open(io.BytesIO(data)) for data in unbroken.of("preview")]
-    assert pictures[0].size == (960, 480), "the curve alone"
-    assert pictures[-1].size == (960, 480 + 960 // 6), "six square frames below it"
+def test_the_page_can_ask_for_the_whole_curve_and_sees_the_newest_clip_decoded(host: Host, unbroken: Outcome):
+    name = host.run_folder("unbroken").name
+    assert host.server.request("/gloria/training?name=unbroken")[0] == name
+    run = host.server.request(f"/gloria/training/{name}")
+    assert [point[:2] for point in run["points"]] == [
+        [step + 1, pytest.approx(loss, rel=1e-4)] for step, loss in enumerate(losses(host.run_folder("unbroken")))
+    ]
+    steps = host.server.request(f"/gloria/training/{name}/clips")
+    assert [entry["step"] for entry in steps] == [10, 20]
+    assert steps[-1]["clips"] == {"clip0": True}
 
 
 def test_the_results_are_listed_by_the_loaders_of_the_running_server(host: Host, unbroken: Outcome):
@@ -410,10 +415,12 @@ def test_a_run_outlives_its_server_and_the_next_one_finds_tells_and_finishes_it(
     try:
         host.start()
         watch, status = (node_id(twin("train_resume"), name) for name in ("GloriaMonitorTraining", "PreviewAny"))
-        watched = host.run(twin("train_resume"), only=(watch, status))
+        watching = twin("train_resume")
+        watching["curve"] = {"class_type": "PreviewImage", "inputs": {"images": [watch, 0]}}
+        watched = host.run(watching, only=(watch, status, "curve"))
         shown = watched.shown(status)
         assert re.match(rf"{folder.name}\n(training|saving|validating), step \d+/20", shown), shown
-        assert watched.history["outputs"][watch]["images"], "the loss curve"
+        assert watched.history["outputs"]["curve"]["images"], "the loss curve"
         assert not watched.of("gloria.training"), "the monitor does not compete with the run"
 
         film = host.run(_short_film())
@@ -501,9 +508,8 @@ def test_a_changed_dataset_starts_a_run_beside_that_says_why_also_when_nobody_wa
     assert started.messages[-1][0] == "execution_success", "nodes that want results are left out"
     (beside,) = set(before.parent.glob("unbroken-*")) - {before}
     wait_for(lambda: not is_running(beside), "the end of the run")
-    watched = host.run(twin("train_resume"), only=(node_id(twin("train_resume"), "GloriaMonitorTraining"),))
-    assert any(
-        text["text"].startswith(f"{beside.name}\nfinished, step 2/2") and "unbroken_step000002_lora" in text["text"]
-        for text in watched.of("text")
-    )
+    watch = node_id(twin("train_resume"), "GloriaMonitorTraining")
+    shown = host.run(twin("train_resume"), only=(watch,)).shown(watch)
+    assert shown.startswith(f"{beside.name}\nfinished, step 2/2")
+    assert "unbroken_step000002_lora" in shown
     assert losses(before) == kept

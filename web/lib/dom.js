@@ -54,3 +54,13 @@ export function replaceStale(node, root, selector) {
     }),
   );
 }
+
+/**
+ * Whether anybody can see an element now: in a window that is shown, and not beside it.
+ * @param {HTMLElement} root
+ */
+export function isSeen(root) {
+  if (document.hidden || !root.isConnected || !root.checkVisibility()) return false;
+  const { left, top, right, bottom } = root.getBoundingClientRect();
+  return right > Math.max(left, 0) && bottom > Math.max(top, 0) && left < innerWidth && top < innerHeight;
+}

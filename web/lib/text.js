@@ -21,3 +21,11 @@ export function texts() {
   });
   return loaded;
 }
+
+/** Hours, minutes and seconds, for example 1:02:03. @param {number} seconds */
+export function clock(seconds) {
+  const whole = Math.round(seconds);
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (number) => String(number).padStart(2, '0');
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
