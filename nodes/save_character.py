@@ -9,6 +9,7 @@ from ..gloria_core.characters.write_pack import CARD_SUFFIX, write_character
 from ..gloria_core.conditioning.anchors import AnchorSet
 from .bridge.characters import new_character_path
 from .bridge.images import with_latents
+from .bridge.progress import show_text
 from .bridge.saved_video import saved_result
 from .types import GloriaAnchors
 
@@ -27,6 +28,7 @@ class GloriaSaveCharacter(io.ComfyNode):
             search_aliases=["character pack", "share character", "export anchors", "save anchors", "character card"],
             inputs=_inputs(),
             outputs=[],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -41,7 +43,10 @@ class GloriaSaveCharacter(io.ComfyNode):
         character = Character(Profile(**profile), anchors if vae is None else with_latents(vae, anchors))
         path = new_character_path(filename_prefix)
         write_character(path, character)
-        return io.NodeOutput(ui={"images": [saved_result(path.with_suffix(CARD_SUFFIX))]})
+        card = saved_result(path.with_suffix(CARD_SUFFIX))
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
+        show_text(f"saved {path.name} in output/{card.subfolder}, {size}", cls.hidden.unique_id)
+        return io.NodeOutput(ui={"images": [card]})
 
 
 def _inputs() -> list[io.Input]:
