@@ -1,9 +1,13 @@
 """What all browser tests need: Chromium, Node.js with playwright-core, and the quickstart that starts ComfyUI."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +24,23 @@ def quickstart() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def comfyui_server(quickstart: ModuleType) -> Callable[[Path], AbstractContextManager]:
+    """Starts ComfyUI on a CPU in a base directory; FRONTEND=<unpacked comfyui-frontend-package>/static is its page."""
+    frontend = ["--front-end-root", os.environ["FRONTEND"]] if os.environ.get("FRONTEND") else []
+
+    @contextlib.contextmanager
+    def start(base: Path) -> Iterator[object]:
+        comfyui, port = Path(os.environ["COMFYUI_PATH"]), quickstart.free_port()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")  # the quickstart then starts ComfyUI with --cpu
+            with quickstart.running_server(sys.executable, comfyui, base, port, *frontend) as server:
+                server.wait_until_ready()
+                yield server
+
+    return start
 
 
 @pytest.fixture(scope="session")

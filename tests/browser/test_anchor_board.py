@@ -1,15 +1,12 @@
 """The anchor board in ComfyUI's real page, worked as an artist does, in both node renderers.
 
 Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/browser/test_anchor_board.py
-FRONTEND=<unpacked comfyui-frontend-package>/static tests another frontend than the one that ComfyUI asks for.
 Screenshots go to `.quickstart/screenshots/board_*.png`, to be looked at.
 """
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -65,14 +62,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(base: Path, quickstart: ModuleType) -> Iterator[object]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # the quickstart then starts ComfyUI with --cpu
-        comfyui, port = Path(os.environ["COMFYUI_PATH"]), quickstart.free_port()
-        frontend = ["--front-end-root", os.environ["FRONTEND"]] if os.environ.get("FRONTEND") else []
-        with quickstart.running_server(sys.executable, comfyui, base, port, *frontend) as server:
-            server.wait_until_ready()
-            yield server
+def server(base: Path, comfyui_server: Callable) -> Iterator[object]:
+    with comfyui_server(base) as server:
+        yield server
 
 
 @pytest.fixture(scope="module", params=["canvas", "vue"])

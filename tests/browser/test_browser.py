@@ -8,11 +8,10 @@ Screenshots go to `.quickstart/screenshots/`, to be looked at.
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -60,13 +59,9 @@ def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType) -> Pa
 
 
 @pytest.fixture(scope="module")
-def server(base: Path, quickstart: ModuleType) -> Iterator[object]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # the quickstart then starts ComfyUI with --cpu
-        port = quickstart.free_port()
-        with quickstart.running_server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, port) as server:
-            server.wait_until_ready()
-            yield server
+def server(base: Path, comfyui_server: Callable) -> Iterator[object]:
+    with comfyui_server(base) as server:
+        yield server
 
 
 @pytest.fixture(scope="module", params=["canvas", "vue"])
@@ -152,3 +147,8 @@ def test_cpu_workflow_runs_to_the_end_in_the_page(report: dict, base: Path):
         assert film.streams.audio
     job = next((base / "output" / "gloria").glob(f"{CPU_WORKFLOW}-*"))
     assert len(list(job.glob("chunk_*.safetensors"))) == 2
+
+
+def test_the_server_logs_no_deprecation(report: dict, server: object):
+    """ComfyUI's server names every script that imports a module of the old front end."""
+    assert [line for line in server.log_lines() if "DEPRECATION" in line and "gloria" in line.lower()] == []

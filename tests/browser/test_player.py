@@ -4,12 +4,10 @@ Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/browser/test_player.py
 Screenshots go to `.quickstart/screenshots/player_*.png`, to be looked at.
 """
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -83,35 +81,25 @@ def drive(server: object, chromium: str, node: str, is_vue: bool, **options: obj
     return json.loads(result.stdout)
 
 
-@contextlib.contextmanager
-def running(quickstart: ModuleType, base: Path) -> Iterator[object]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUDA_VISIBLE_DEVICES", "")  # the quickstart then starts ComfyUI with --cpu
-        port = quickstart.free_port()
-        with quickstart.running_server(sys.executable, Path(os.environ["COMFYUI_PATH"]), base, port) as server:
-            server.wait_until_ready()
-            yield server
-
-
 def jobs(base: Path) -> list[Path]:
     return sorted((base / "output" / "gloria").glob("cpu_talking_video-*/"), key=lambda path: path.stat().st_ctime)
 
 
 @pytest.fixture(scope="module")
-def started(quickstart: ModuleType, base: Path, is_vue: bool, chromium: str, node: str) -> dict:
+def started(comfyui_server: Callable, base: Path, is_vue: bool, chromium: str, node: str) -> dict:
     """Cues typed, a film begun, watched, cancelled and found again after a reload."""
     write_watched_film(base)
-    with running(quickstart, base) as server:
+    with comfyui_server(base) as server:
         films = {"timeline": graph("long_video_timeline"), "film": graph("cpu_talking_video")}
         return drive(server, chromium, node, is_vue, phase="start", change=CHANGE, **films)
 
 
 @pytest.fixture(scope="module")
-def resumed(quickstart: ModuleType, base: Path, is_vue: bool, chromium: str, node: str, started: dict) -> dict:
+def resumed(comfyui_server: Callable, base: Path, is_vue: bool, chromium: str, node: str, started: dict) -> dict:
     """The same film on a server started anew: resumed, finished, and another take of it made."""
     (job,) = jobs(base)
     before = {path.name: path.read_bytes() for path in job.glob("chunk_*.safetensors")}
-    with running(quickstart, base) as server:
+    with comfyui_server(base) as server:
         report = drive(server, chromium, node, is_vue, phase="resume", film=started["graph"])
     assert {name: (job / name).read_bytes() for name in before} == before
     return report
