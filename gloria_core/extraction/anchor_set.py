@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from ..conditioning.anchors import MAX_ANCHORS, Anchor, AnchorSet
+from ..conditioning.anchors import MAX_ANCHORS, Anchor, AnchorSet, Origin
 from ..data.manifest import ManifestAnchor, ManifestSource, inside
 from ..data.read_clip import read_picture
 from ..errors import DatasetError
@@ -18,7 +18,8 @@ def anchor_set(extraction: Extraction) -> AnchorSet:
     source = max(extraction.decided.sources, key=lambda each: len({anchor.label for anchor in each.anchors}))
     video = inside(extraction.folder, source.video)
     anchors = [
-        Anchor(each.kind, each.label, read_picture(video, each.time, each.box)) for each in _chosen(source)
+        Anchor(each.kind, each.label, read_picture(video, each.time, each.box), Origin(source.video, each.time))
+        for each in _chosen(source)
     ]
     if not anchors:
         raise DatasetError(f"No anchor of '{source.video}' is left: keep at least one.")

@@ -323,8 +323,9 @@ def test_anchors_for_a_video_are_one_scene_and_the_best_of_each_label_first(vide
     assert {anchor.label for anchor in anchors.anchors} == {anchor.label for anchor in source.anchors}
     for label in ("front", "left"):
         best = next(each for each in source.anchors if each.label == label)
-        shown = next(each.image_HWC for each in anchors.anchors if each.label == label)
-        assert torch.equal(shown, read_picture(tmp_path / "v.mp4", best.time, best.box))
+        shown = next(each for each in anchors.anchors if each.label == label)
+        assert torch.equal(shown.image_HWC, read_picture(tmp_path / "v.mp4", best.time, best.box))
+        assert (shown.origin.source, shown.origin.time) == ("v.mp4", best.time)
     views = tuple(anchor for anchor in source.anchors if anchor.kind == "viewpoint")
     many = replace(source, anchors=(*source.anchors, *views * 9))
     crowded = anchor_set(replace(extraction, decided=replace(extraction.decided, sources=(many,))))
