@@ -132,7 +132,11 @@ def _inputs() -> list[io.Input]:
             tooltip="Frames of the video, 24 per second. 0: as long as the speech. Past the end of the speech its "
             "last sound is held, so let the recording end in silence.",
         ),
-        GloriaAnchors.Input("anchors", optional=True, tooltip="Images of the character from Gloria Anchors or Gloria Load Character."),
+        GloriaAnchors.Input(
+            "anchors",
+            optional=True,
+            tooltip="Images of the character from Gloria Anchors or Gloria Load Character.",
+        ),
         io.MultiType.Input(
             "audio_features",
             types=[GloriaAudio, io.AudioEncoderOutput],
