@@ -55,13 +55,14 @@ from gloria_core.shapes import LatentSize, pixel_frames_for, pixel_span_of_laten
 from gloria_core.toy_weights import write_toy_dit, write_toy_vae
 from gloria_core.toyworld.anchors import global_anchor, viewpoint_anchors
 from gloria_core.toyworld.character import held_out_character
-from gloria_core.toyworld.program import Program, script
+from gloria_core.toyworld.program import Program, Turn, script
 from gloria_core.toyworld.source import Source, make_source
 
 GLOBAL, FRONT, BACK = ("global", "global"), ("viewpoint", "front"), ("viewpoint", "back")
 FIRST_LATENT = "first latent"
 SEED = 7_000
 MAX_MAPS = 4
+UNTRAINED = "untrained, random: the numbers mean nothing"
 
 
 class ModelFiles(DemoFiles):
@@ -123,10 +124,11 @@ def main() -> None:
         )
         films = [sampled_film(lab, number, options.chunks, Path(scratch)) for number in range(options.characters)]
     clips = [rendered_clip(lab, number, turns) for turns in (True, False) for number in range(options.characters)]
+    weights, note = (UNTRAINED, " (untrained weights)") if options.untrained else (str(options.model), "")
     result = {
-        "weights": "untrained, random: the numbers mean nothing" if options.untrained else str(options.model),
-        **over_chunks(films, options.output),
-        **over_angles(clips, options.output),
+        "weights": weights,
+        **over_chunks(films, options.output, note),
+        **over_angles(clips, options.output, note),
     }
     print(json.dumps(result))
 
@@ -192,11 +194,13 @@ class Clip:
 
 @torch.inference_mode()
 def rendered_clip(lab: Lab, number: int, turns: bool) -> Clip:
-    """A clip in which the character turns its back halfway, or talks to the camera, under each looked-at noise."""
+    """A clip in which the character slowly turns its back, or talks to the camera, under each looked-at noise."""
     num_latents = lab.settings.chunk_latents
     num_frames = pixel_frames_for(num_latents)
-    facings = [(0.0, "front"), (0.8, "back")] if turns else [(0.0, "front")]
-    source = source_of(lab, number, script(facings, [(0, "neutral")], num_frames / lab.world.fps + 1))
+    seconds = num_frames / lab.world.fps
+    turn = Turn(0.0, seconds, 2 if number % 2 else -2)
+    program = replace(script([(0.0, "front")], [(0.0, "neutral")], seconds + 1), turns=(turn,) if turns else ())
+    source = source_of(lab, number, program)
     conditions = conditions_for(lab, source, number, num_frames)
     clean_BCTHW = lab.encoders.pictures(source.frames(0, num_frames)[None]).float()
     sigmas = flow_sigmas(lab.settings.steps, lab.settings.shift)
@@ -211,8 +215,8 @@ def rendered_clip(lab: Lab, number: int, turns: bool) -> Clip:
     spans = [pixel_span_of_latent(idx) for idx in range(num_latents)]
     yaw_F = source.poses(0, num_frames).yaw_T.double()
     yaw_T = torch.stack([torch.atan2(yaw_F[a:b].sin().mean(), yaw_F[a:b].cos().mean()) for a, b in spans])
-    seconds = [sum(span) / 2 / lab.world.fps for span in spans]
-    return Clip(turns, shares_TG[:, columns[0]], shares_TG[:, columns[1]], yaw_T, seconds)
+    middles = [sum(span) / 2 / lab.world.fps for span in spans]
+    return Clip(turns, shares_TG[:, columns[0]], shares_TG[:, columns[1]], yaw_T, middles)
 
 
 def show(model: GloriaDiT, conditions: Conditions, noisy_BCTHW: Tensor, sigma: float, probe: AttentionProbe) -> None:
@@ -230,7 +234,7 @@ def show(model: GloriaDiT, conditions: Conditions, noisy_BCTHW: Tensor, sigma: f
     )
 
 
-def over_chunks(films: list[list[Tensor]], output: Path) -> dict[str, object]:
+def over_chunks(films: list[list[Tensor]], output: Path, note: str) -> dict[str, object]:
     """Fig. 9: means over characters, with their standard errors."""
     columns = {"global": len(films[0][0]), FIRST_LATENT: 0}
     colors = {"global": color_of(GLOBAL), FIRST_LATENT: "#8a929e"}
@@ -241,10 +245,11 @@ def over_chunks(films: list[list[Tensor]], output: Path) -> dict[str, object]:
         points, errors = zip(*(summary(values) for values in by_chunk), strict=True)
         curves.append(Curve(name, colors[name], list(enumerate(points)), errors))
         numbers[name] = [round(point, 5) for point in points]
-    draw_curves(curves, "chunk", title="attention of the latents a chunk adds").save(output / "fig9_chunks.png")
+    picture = draw_curves(curves, "chunk", title=f"attention of the latents a chunk adds{note}", min_tick=1)
+    picture.save(output / "fig9_chunks.png")
     chosen = sorted({round(idx * (len(films[0]) - 1) / (MAX_MAPS - 1)) for idx in range(MAX_MAPS)})
     maps = [films[0][idx] for idx in chosen]
-    draw_maps(maps, [f"chunk {idx}" for idx in chosen]).save(output / "fig9_maps.png")
+    draw_maps(maps, [f"chunk {idx}{note}" for idx in chosen]).save(output / "fig9_maps.png")
     return {"attention_over_chunks": numbers}
 
 
@@ -253,7 +258,7 @@ def attention_to(map_TG: Tensor, column: int, chunk_idx: int) -> float:
     return float(map_TG[PREFIX_LATENTS if chunk_idx else 0 :, column].mean())
 
 
-def over_angles(clips: list[Clip], output: Path) -> dict[str, object]:
+def over_angles(clips: list[Clip], output: Path, note: str) -> dict[str, object]:
     """Fig. 10: by angle over all clips that turn, and over time in both kinds of clips."""
     turning = [clip for clip in clips if clip.turns]
     yaw_T = torch.cat([clip.yaw_T for clip in turning])
@@ -262,11 +267,12 @@ def over_angles(clips: list[Clip], output: Path) -> dict[str, object]:
         "back": share_by_angle(torch.cat([clip.back_T for clip in turning]), yaw_T),
     }
     curves = [by_angle_curve(name, slot, tables[name]) for name, slot in (("front", FRONT), ("back", BACK))]
-    picture = draw_curves(curves, "degrees away from the camera", title="attention to anchors", x_range=(0.0, 180.0))
+    title = f"attention to anchors{note}"
+    picture = draw_curves(curves, "degrees away from the camera", title=title, x_range=(0.0, 180.0))
     picture.save(output / "fig10_angle.png")
     kinds = (("turns round", True, color_of(BACK)), ("talks to the camera", False, "#8a929e"))
     lines = [Curve(name, color, list(mean_over_time(clips, turns))) for name, turns, color in kinds]
-    draw_curves(lines, "seconds", title="attention to the back anchor").save(output / "fig10_time.png")
+    draw_curves(lines, "seconds", title=f"attention to the back anchor{note}").save(output / "fig10_time.png")
     return {"attention_over_angle": {name: [entry._asdict() for entry in table] for name, table in tables.items()}}
 
 

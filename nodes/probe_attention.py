@@ -25,8 +25,8 @@ class GloriaProbeAttention(io.ComfyNode):
                     default=4,
                     min=1,
                     max=100,
-                    tooltip="How many of the model's blocks to look at, spread evenly over its depth. Each costs half "
-                    "of what its own attention costs, in the chosen steps only.",
+                    tooltip="How many of the model's blocks to look at, spread evenly over its depth. Each costs "
+                    "about what its own attention costs, in the chosen steps only.",
                 ),
                 io.Int.Input(
                     "steps",

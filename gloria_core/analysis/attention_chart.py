@@ -80,8 +80,13 @@ def draw_curves(
     marks: Iterable[float] = (),
     title: str = "",
     x_range: tuple[float, float] | None = None,
+    min_tick: float = 0.0,
 ) -> "Image":
-    """Lines over a common axis from zero up, with a legend that takes as many lines as it needs."""
+    """Lines over a common axis from zero up, with a legend that takes as many lines as it needs.
+
+    Args:
+        min_tick: the numbers along x are at least so far apart.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", (_WIDTH, _HEIGHT), _BACKGROUND)
@@ -99,7 +104,8 @@ def draw_curves(
         across = (x - low) / (high - low) if high > low else 0.5
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * across, _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - top_y) * y / peak
 
-    _draw_axes(draw, place, (low, high), peak, x_name, marks)
+    _draw_axes(draw, place, _ticks(low, high, min_tick), peak, marks)
+    draw.text((_WIDTH - _RIGHT, _HEIGHT - 6), x_name, fill=_TEXT, anchor="rs")
     for curve in curves:
         _draw_curve(draw, place, curve)
     return image
@@ -149,21 +155,18 @@ def _draw_legend(draw: Any, curves: Sequence[Curve], title: str) -> int:
 def _draw_axes(
     draw: Any,
     place: Callable[[float, float], tuple[float, float]],
-    x_range: tuple[float, float],
+    x_ticks: Sequence[float],
     peak: float,
-    x_name: str,
     marks: Iterable[float],
 ) -> None:
     for y in _ticks(0.0, peak):
-        left, right = place(x_range[0], y), place(x_range[1], y)
-        draw.line([left, right], fill=_GRID)
-        draw.text((_LEFT - 10, left[1]), f"{y:g}", fill=_TEXT, anchor="rm")
+        height = place(0.0, y)[1]
+        draw.line([(_LEFT, height), (_WIDTH - _RIGHT, height)], fill=_GRID)
+        draw.text((_LEFT - 10, height), f"{y:g}", fill=_TEXT, anchor="rm")
     for x in marks:
         draw.line([place(x, 0.0), place(x, peak)], fill=_GRID, width=2)
-    bottom = place(0.0, 0.0)[1]
-    for x in _ticks(*x_range):
-        draw.text((place(x, 0.0)[0], bottom + 8), f"{x:g}", fill=_TEXT, anchor="ma")
-    draw.text((_WIDTH - _RIGHT, _HEIGHT - 6), x_name, fill=_TEXT, anchor="rs")
+    for x in x_ticks:
+        draw.text((place(x, 0.0)[0], _HEIGHT - _BOTTOM + 8), f"{x:g}", fill=_TEXT, anchor="ma")
 
 
 def _draw_curve(draw: Any, place: Callable[[float, float], tuple[float, float]], curve: Curve) -> None:
@@ -178,10 +181,11 @@ def _draw_curve(draw: Any, place: Callable[[float, float], tuple[float, float]],
             draw.line([place(x, max(0.0, y - error)), place(x, y + error)], fill=curve.color, width=2)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float, high: float, min_step: float = 0.0) -> list[float]:
     """At most `_NUM_TICKS` round numbers of a span."""
     span = high - low or 1.0
     power = 10.0 ** math.floor(math.log10(span / _NUM_TICKS))
     step = next(factor * power for factor in (1, 2, 5, 10) if span / (factor * power) <= _NUM_TICKS)
+    step = max(step, min_step)
     first = math.ceil(low / step - 1e-9)
     return [round(idx * step, 10) for idx in range(first, math.floor(high / step + 1e-9) + 1)]

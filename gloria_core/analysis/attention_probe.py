@@ -8,18 +8,20 @@ softmax over all keys gives key j of query i the weight
 with q and k already rotated. The keys fall into disjoint groups G_g that cover them all: every latent frame of the
 video, and every anchor. What query i gives to a group is its share
 
-    P_ig = sum_{j in G_g} p_ij = exp(l_ig) / Z_i,    l_ig = log sum_{j in G_g} exp(s q_i . k_j).
+    P_ig = sum_{j in G_g} p_ij = exp(l_ig) / sum_h exp(l_ih),    l_ig = log sum_{j in G_g} exp(s q_i . k_j),
 
-Because the groups are disjoint, Z_i = sum_g exp(l_ig). So P_ig = softmax over g of l_ig: the shares are exact, sum to
-one, and need only the log-sum-exp of each group, never the matrix of all p_ij. Queries are taken a few at a time. The
+because Z_i = sum_h exp(l_ih): a group acts like one key whose logit is the log-sum-exp of its own, and the shares of a
+query sum to one. A row of p needs no other row, so queries are taken a few at a time and the matrix never exists. The
 mean of P over the queries of a latent frame and over the heads is what figs. 9 and 10 show (sec. 5.4).
 
 Nothing is written into the pass, so the sample stays the same bit for bit. Where a host computes attention in 8 bits,
 these are the shares of the exact softmax of the same queries and keys.
 
 Cost of one look (one block in one pass of one sample), with V video tokens, S = V + A tokens and width D: 2 V S D
-operations, half of what the block's own attention takes, without any weights; three buffers of `BLOCK_BYTES`, the keys
-of one head and a [V, F + A] table of shares. A pass that is not looked at costs one look-up in a dictionary per block.
+operations, half of what the block's own attention takes, without any weights. Memory: the logits of a few queries of
+one head and their softmax, 128 MiB at most (8 MiB on a CPU), that head's keys in float32 and a [V, G] table of shares;
+about 20 bytes go through memory for each pair of a query and a key in each head. A pass that is not looked at costs
+one look-up in a dictionary per block.
 
 Legend: B samples, V video tokens, S all tokens (video first), D width, K width of a head, F latent frames, G groups (F
 frames, then anchors), Q queries taken at once, L looks.
@@ -36,7 +38,8 @@ from ..errors import PlanError
 from ..model.anchor_tokens import Slot
 from ..shapes import TokenGrid
 
-BLOCK_BYTES = 64 << 20
+# Of logits at once: what a processor's cache holds; elsewhere enough to keep the device busy.
+CPU_BLOCK_BYTES, DEVICE_BLOCK_BYTES = 4 << 20, 64 << 20
 # Samplers may carry a noise level through float32 and back.
 _LEVEL_TOLERANCE = 1e-6
 
@@ -205,30 +208,27 @@ def group_shares(
     q_BVD: Tensor, k_BSD: Tensor, num_heads: int, layout: PassLayout, heads: Sequence[int] = ()
 ) -> Tensor:
     """Shares [F, G], float32: the mean over samples, heads and the queries of a frame of what each group gets."""
-    num_frames, num_video = layout.grid.frames, layout.grid.count
+    num_frames = layout.grid.frames
     heads = heads or range(num_heads)
     if not all(0 <= head < num_heads for head in heads):
         raise PlanError(f"The attention probe was asked for heads {list(heads)}, the model has 0 to {num_heads - 1}.")
     q_BVNK, k_BSNK = (x.detach().unflatten(-1, (num_heads, -1)) for x in (q_BVD, k_BSD))
-    rows = max(1, BLOCK_BYTES // (4 * k_BSD.shape[1]))
+    block_bytes = CPU_BLOCK_BYTES if q_BVD.device.type == "cpu" else DEVICE_BLOCK_BYTES
+    rows = max(1, block_bytes // (4 * k_BSD.shape[1]))
     total_FG = torch.zeros(num_frames, num_frames + len(layout.slots), device=q_BVD.device)
     for sample in range(len(q_BVD)):
         for head in heads:
             k_KS = k_BSNK[sample, :, head].float().T
-            parts = [
-                _log_sums(q_QK.float() @ k_KS, q_QK.shape[1] ** -0.5, num_frames, num_video, layout.anchor_tokens)
-                for q_QK in q_BVNK[sample, :, head].split(rows)
-            ]
-            total_FG += torch.cat(parts).softmax(1).unflatten(0, (num_frames, -1)).mean(1)
+            parts = [_shares(q_QK.float(), k_KS, layout) for q_QK in q_BVNK[sample, :, head].split(rows)]
+            total_FG += torch.cat(parts).unflatten(0, (num_frames, -1)).mean(1)
     return total_FG / (len(q_BVD) * len(heads))
 
 
-def _log_sums(
-    dots_QS: Tensor, scale: float, num_frames: int, num_video: int, anchor_tokens: Sequence[int]
-) -> Tensor:
-    """Log-sum-exp [Q, G] of the scaled products with each group of keys."""
-    # Behind the product, not before: what bfloat16 queries hold is then exact in TF32 too.
-    video, anchors = dots_QS.mul_(scale).tensor_split([num_video], dim=1)
-    of_frames = video.unflatten(1, (num_frames, -1)).logsumexp(2)
-    of_anchors = [part.logsumexp(1, keepdim=True) for part in anchors.split(list(anchor_tokens), dim=1)]
-    return torch.cat([of_frames, *(of_anchors if anchor_tokens else ())], dim=1)
+def _shares(q_QK: Tensor, k_KS: Tensor, layout: PassLayout) -> Tensor:
+    """Sums [Q, G] of the softmax over each group of keys."""
+    # The scale acts behind the product: what queries and keys hold in 16 bits is then exact in TF32 too.
+    logits_QS = torch.addmm(q_QK.new_zeros(1), q_QK, k_KS, beta=0, alpha=q_QK.shape[1] ** -0.5)
+    video, anchors = logits_QS.softmax(1).tensor_split([layout.grid.count], dim=1)
+    of_anchors = [part.sum(1, keepdim=True) for part in anchors.split(list(layout.anchor_tokens), dim=1)]
+    of_frames = video.unflatten(1, (layout.grid.frames, -1)).sum(2)
+    return torch.cat([of_frames, *(of_anchors if layout.anchor_tokens else ())], dim=1)

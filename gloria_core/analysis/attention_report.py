@@ -14,9 +14,9 @@ _MAX_CHUNKS = 16
 
 def describe_film_attention(attention: FilmAttention, plan: ChunkPlan, fps: float) -> str:
     """Lines for a node's report."""
-    num_seen = len(plan.chunks) - len(attention.missing)
-    if not num_seen:
+    if not attention.looks:
         return "Nothing was looked at: no chunk of this film was sampled with a Gloria Attention Probe connected."
+    num_seen = len(plan.chunks) - len(attention.missing)
     steps, blocks = (sorted(set(numbers)) for numbers in zip(*attention.looks, strict=True))
     seconds = seconds_of_latents(plan.total_latents, fps)
     means = means_by_chunk(attention, plan)

@@ -58,7 +58,7 @@ def naive_shares(q_BVD, k_BSD, heads=None):
 @pytest.mark.parametrize("heads", [(), (2, 0)])
 @pytest.mark.parametrize("block_bytes", [1, 4 * NUM_TOKENS * 5, 1 << 20])
 def test_shares_are_those_of_the_full_softmax(monkeypatch, scale, heads, block_bytes):
-    monkeypatch.setattr(attention_probe, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(attention_probe, "CPU_BLOCK_BYTES", block_bytes)
     q, k = randn(2, GRID.count, HEADS * HEAD_DIM, scale=scale), randn(2, NUM_TOKENS, HEADS * HEAD_DIM, seed=1)
     shares = group_shares(q, k, HEADS, LAYOUT, heads)
     torch.testing.assert_close(shares.double(), naive_shares(q, k, heads), rtol=1e-5, atol=1e-6)
