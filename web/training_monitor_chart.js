@@ -8,8 +8,10 @@ const SVG = 'http://www.w3.org/2000/svg';
 const SIDE = 1000;
 const NUM_GRID_LINES = 4;
 const NUM_TICKS = 6;
-// Single steps may be far out: the axis follows the middle of the raw losses.
+// Single steps may be far out: the axis follows the middle of them, and never leaves the smoothed loss tiny.
 const SHOWN_SHARE = 0.98;
+const MAX_TIMES_SMOOTH = 3;
+const MAX_DOTS = 60;
 
 /** Step, lowest and highest loss, smoothed loss, learning rate. */
 /** @typedef {[number, number | null, number | null, number | null, number | null]} Point */
@@ -50,12 +52,16 @@ export class LossChart {
     const heights = points.length ? Array.from({ length: Math.round(top / step) + 1 }, (_, idx) => idx * step) : [];
     this.draw('grid', heights.map((loss) => `M0 ${this.y(loss)}H${SIDE}`).join(''));
     this.draw('stages', stages.slice(1).map(([first]) => `M${this.x(first - 1)} 0V${SIDE}`).join(''));
-    // A point of several steps is drawn from its highest loss to its lowest.
-    const raw = points.flatMap(([at, low, high]) => (low === high ? [[at, low]] : [[at, high], [at, low]]));
-    this.draw('raw', path(raw, this));
+    // Points of several steps are a band from the highest loss to the lowest.
+    const isBand = points.some(([, low, high]) => low !== high);
+    const lows = points.map(([at, low]) => [at, low]);
+    const highs = isBand ? points.map(([at, , high]) => [at, high]).reverse() : [];
+    this.draw('raw', path([...lows, ...highs], this));
+    this.lines.raw.classList.toggle('band', isBand);
     this.draw('smooth', path(points.map(([at, , , smooth]) => [at, smooth]), this));
     this.draw('held', path(heldOut, this));
-    this.draw('dots', heldOut.map(([at, loss]) => `M${this.x(at)} ${this.y(loss)}h0`).join(''));
+    const dots = heldOut.length > MAX_DOTS ? [] : heldOut;
+    this.draw('dots', dots.map(([at, loss]) => `M${this.x(at)} ${this.y(loss)}h0`).join(''));
     this.labels.replaceChildren(...this.texts(heights, last, stages));
     this.empty.textContent = points.length ? '' : this.text('monitor.noSteps');
     const words = [this.text('monitor.chart'), this.text('monitor.at', { step: last }), this.text('monitor.smooth')];
@@ -64,13 +70,14 @@ export class LossChart {
   }
 
   texts(heights, last, stages) {
-    const places = [];
-    for (const loss of heights.slice(1)) places.push(['loss', short(loss), '0', `${this.y(loss) / 10}%`]);
     const apart = niceStep(Math.max(1, last / NUM_TICKS));
-    for (let at = apart; heights.length && at <= last; at += apart) places.push(['step', String(at), `${this.x(at) / 10}%`, '100%']);
-    if (stages.length > 1) {
-      for (const [first, name] of stages) places.push(['stage', name, `${this.x(first - 1) / 10}%`, '0']);
-    }
+    const ticks = heights.length ? Array.from({ length: Math.floor(last / apart) }, (_, idx) => (idx + 1) * apart) : [];
+    const shown = stages.length > 1 ? stages : [];
+    const places = [
+      ...heights.slice(1).map((loss) => ['loss', short(loss), '0', `${this.y(loss) / 10}%`]),
+      ...ticks.map((at) => [at > last * 0.95 ? 'step last' : 'step', String(at), `${this.x(at) / 10}%`, '100%']),
+      ...shown.map(([first, name]) => ['stage', name, `${this.x(first - 1) / 10}%`, '0']),
+    ];
     return places.map(([className, words, left, top]) => {
       const label = element('span', { className }, words);
       Object.assign(label.style, { left, top });
@@ -136,7 +143,8 @@ function highest(points, heldOut) {
   const raw = points.map(([, , high]) => high).filter((loss) => loss !== null).sort((a, b) => a - b);
   const middle = raw[Math.floor(SHOWN_SHARE * (raw.length - 1))] ?? 0;
   const others = [...points.map(([, , , smooth]) => smooth ?? 0), ...heldOut.map(([, loss]) => loss)];
-  return others.reduce((a, b) => Math.max(a, b), middle) || 1;
+  const smooth = others.reduce((a, b) => Math.max(a, b), 0);
+  return Math.max(smooth, Math.min(middle, MAX_TIMES_SMOOTH * smooth)) || 1;
 }
 
 /** The next of ..., 0.5, 1, 2, 5, 10, ... that is not below a number. */

@@ -34,6 +34,7 @@ export const MONITOR_STYLE = `
 .gloria-monitor .bar { height: 4px; overflow: hidden; border-radius: 2px; background: var(--comfy-input-bg); }
 .gloria-monitor .bar > div { height: 100%; width: 0; background: var(--accent); transition: width .4s; }
 .gloria-monitor[data-state=finished] .bar > div { background: var(--done); }
+.gloria-monitor:is([data-state=failed], [data-state=gone]) .bar > div { background: var(--error); }
 .gloria-monitor .name {
   flex: 1 1 0; overflow: hidden; text-overflow: ellipsis; color: var(--soft); user-select: text;
 }
@@ -53,6 +54,7 @@ export const MONITOR_STYLE = `
 .gloria-monitor path.grid { stroke: var(--line); }
 .gloria-monitor path.stages { stroke: var(--soft); stroke-dasharray: 3 3; }
 .gloria-monitor path.raw { stroke: var(--raw); }
+.gloria-monitor path.raw.band { stroke: none; fill: var(--raw); opacity: .5; }
 .gloria-monitor path.smooth { stroke: var(--smooth); stroke-width: 2px; }
 .gloria-monitor path.held { stroke: var(--held); stroke-width: 1.5px; }
 .gloria-monitor path.dots { stroke: var(--held); stroke-width: 5px; stroke-linecap: round; }
@@ -62,6 +64,7 @@ export const MONITOR_STYLE = `
 }
 .gloria-monitor .labels .loss { transform: translate(calc(-100% - 5px), -50%); }
 .gloria-monitor .labels .step { transform: translate(-50%, 2px); overflow: visible; }
+.gloria-monitor .labels .step.last { transform: translate(calc(4px - 100%), 2px); }
 .gloria-monitor .labels .stage { padding-left: 4px; max-width: 30%; overflow: hidden; text-overflow: ellipsis; }
 .gloria-monitor .empty { position: absolute; inset: 0; display: grid; place-items: center; color: var(--soft); }
 .gloria-monitor .tip {
