@@ -27,9 +27,11 @@ class GloriaSettings:
     expression_offset: int = 400
     """Temporal RoPE offset o_e of expression anchors."""
     viewpoints: tuple[str, ...] = VIEWPOINTS
-    """Viewpoint labels; the index of a label is its sub-offset so_j."""
+    """Viewpoint labels; the index of a label times `label_step` is its sub-offset so_j."""
     expressions: tuple[str, ...] = EXPRESSIONS
-    """Expression labels; the index of a label is its sub-offset so_j."""
+    """Expression labels, likewise."""
+    label_step: int = 1
+    """Distance between the sub-offsets of neighbouring labels; 0 puts all labels of a kind at one position."""
     anchor_attention: AnchorAttention = "joint"
     """`joint`: full attention, as in the paper. `one_way`: anchors attend to anchors only."""
     audio_layers: int = 0

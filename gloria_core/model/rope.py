@@ -39,7 +39,7 @@ def anchor_position(kind: str, label: str, settings: GloriaSettings) -> int:
     labels, offset = labels_and_offsets[kind]
     if label not in labels:
         raise AnchorError(f"This checkpoint has no {kind} anchor '{label}'. It knows: {', '.join(labels)}.")
-    return offset + labels.index(label)
+    return offset + settings.label_step * labels.index(label)
 
 
 def video_axes(

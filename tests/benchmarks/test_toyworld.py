@@ -1,0 +1,197 @@
+"""The ablation benchmark on films whose truth is known, and its whole way on random weights.
+
+Run: pytest tests/benchmarks/test_toyworld.py
+"""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.anchor_attention import write_untrained
+from benchmarks.toyworld.__main__ import parse, run
+from benchmarks.toyworld.arms import ARMS, ONE_POSITION, REFERENCES, SWAPPED_VIEWS
+from benchmarks.toyworld.films import make_film, seams_of
+from benchmarks.toyworld.measure import look_at, measure, seam_jump, slope
+from benchmarks.toyworld.report import BEGIN, END, write_between_markers
+from benchmarks.toyworld.run import NOT_BLENDED, NOT_TRAINED
+from benchmarks.toyworld.sample import Shot, heard, with_settings
+from benchmarks.toyworld.statistics import (
+    OTHER_WAY,
+    SEPARATES,
+    TOGETHER,
+    TOO_FEW,
+    bootstrap_interval,
+    estimate,
+    paired_difference,
+    verdict,
+)
+from gloria_core.demo.scratch import dit_config
+from gloria_core.demo.sizes import TINY
+from gloria_core.model.checkpoint import load_dit, write_merged
+from gloria_core.model.rope import anchor_position
+from gloria_core.toy_weights import write_toy_dit, write_toy_gloria
+from gloria_core.toyworld.readout import Reader
+
+CHUNKS = 8
+
+
+def shown(film, frames_THWC, every=1, read=None):
+    shot = Shot(frames_THWC, seams_of(film.plan), None)
+    return measure(look_at(film, shot, read or Reader(film.source).read, every))
+
+
+@pytest.fixture(scope="module")
+def turning():
+    return make_film(TINY.world, 1, "turning", CHUNKS, 0)
+
+
+@pytest.fixture(scope="module")
+def talking():
+    return make_film(TINY.world, 2, "talking", CHUNKS, 0)
+
+
+@pytest.fixture(scope="module")
+def clean(turning):
+    return shown(turning, turning.source.frames(0, turning.num_frames), every=3)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Random weights of a model that hears."""
+    files = write_untrained(tmp_path_factory.mktemp("untrained"))
+    encoders = TINY.encoders
+    config = dit_config(TINY).with_audio(encoders.audio_layers + 1, encoders.audio_width)
+    base, additions = files.root / "base.safetensors", files.root / "additions.safetensors"
+    write_toy_dit(base, config)
+    write_toy_gloria(additions, config)
+    write_merged(load_dit(base, additions), files.dit)
+    return files
+
+
+def test_the_true_film_is_right_in_everything(clean):
+    assert clean["readable"] == 1
+    assert clean["yaw_error"] < 2
+    assert clean["view_error"] < 2
+    assert clean["mark_unseen"] > 0.95
+    assert clean["back_shows_front"] in (None, 0)
+    assert clean["copy"] < 0.05
+    assert abs(clean["palette_drift"]) < 0.3
+
+
+def test_swapped_marks_are_seen_as_swapped(turning):
+    front, back, *sleeves = turning.source.character.marks
+    swapped = replace(turning.source, character=replace(turning.source.character, marks=(back, front, *sleeves)))
+    poses = turning.truth()
+    behind_T = torch.full_like(poses.yaw_T, math.pi)
+    poses = replace(poses, yaw_T=behind_T, head_yaw_T=behind_T)
+    numbers = shown(turning, swapped.picture(poses), every=16)
+    assert numbers["back_shows_front"] == 1
+    assert numbers["mark_unseen"] == 0
+
+
+def test_speech_and_palette_that_go_wrong_are_found(talking):
+    """One film with both: the mouth three frames late, and colors that fade by an even step in every chunk."""
+    late = replace(talking.source, samples_N=np.roll(talking.source.samples_N, round(3 / talking.source.fps * 16_000)))
+    frames = late.frames(0, talking.num_frames)
+    num = torch.arange(talking.num_frames)[:, None, None, None]
+    faded = frames * (1 - 0.001 * num)
+    numbers = shown(talking, faded)
+    assert numbers["sync_lag"] == 3
+    assert numbers["sync_contrast"] > 0.3
+    assert numbers["room_drift"] > 0.2
+    assert numbers["palette_drift"] > 0.1
+
+
+def test_a_cut_at_every_seam_is_a_jump():
+    frames = torch.arange(40.0)[:, None, None, None].expand(40, 2, 2, 3) / 100
+    assert seam_jump(frames, [10, 20]) == pytest.approx(1)
+    jumping = frames + 0.04 * ((torch.arange(40) >= 10).float() + (torch.arange(40) >= 20).float())[:, None, None, None]
+    assert seam_jump(jumping, [10, 20]) == pytest.approx(5, rel=1e-4)
+
+
+def test_a_slope_is_that_of_the_line():
+    x = torch.tensor([0.0, 1.0, 3.0, 7.0])
+    assert slope(x, 5 - 0.25 * x) == pytest.approx(-0.25)
+    assert slope(torch.ones(3), torch.rand(3)) is None
+
+
+def test_speech_is_heard_late_or_not_at_all():
+    features = torch.arange(6.0)[:, None, None]
+    assert heard(features, 2).flatten().tolist() == [0, 0, 0, 1, 2, 3]
+    assert heard(features, None).abs().max() == 0
+
+
+def test_an_interval_is_that_of_a_normal_mean():
+    values = np.random.default_rng(0).normal(3, 2, size=400)
+    low, high = bootstrap_interval(values)
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+    assert bootstrap_interval(np.full(5, 0.7)) == pytest.approx((0.7, 0.7))
+
+
+def test_differences_are_paired_and_missing_values_left_out():
+    full = {number: float(number**2) for number in range(10)}
+    arm = {**{number: value + 0.1 for number, value in full.items()}, 3: None}
+    difference = paired_difference(arm, full)
+    assert difference.count == 9
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert [verdict(difference, side) for side in (1, 0, -1)] == [SEPARATES, SEPARATES, OTHER_WAY]
+    around = paired_difference({0: 1.0, 1: -1.0}, {0: 0.0, 1: 0.0})
+    assert verdict(around, 1) == TOGETHER
+    assert verdict(estimate({0: 1.0}), 1) == TOO_FEW
+
+
+def test_changed_settings_move_anchors_and_leave_the_weights(files):
+    model = load_dit(files.dit).eval()
+    one = with_settings(model, ONE_POSITION)
+    slots = [("global", "global"), ("viewpoint", "left"), ("expression", "happy")]
+    assert {anchor_position(*slot, one.config.gloria) for slot in slots} == {600}
+    swapped = with_settings(model, SWAPPED_VIEWS)
+    assert all(torch.equal(swapped.state_dict()[name], x) for name, x in model.state_dict().items())
+    x = torch.randn(1, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(1, 4, TINY.encoders.text_width, generator=torch.Generator().manual_seed(1))
+    front, back = torch.randn(2, 1, 16, 1, 8, 6, generator=torch.Generator().manual_seed(2))
+    inputs = x, torch.tensor([500.0]), text
+    views = ("viewpoint", "front"), ("viewpoint", "back")
+    with torch.inference_mode():
+        plain = model(*inputs, anchors=[front, back], anchor_slots=views)
+        moved = swapped(*inputs, anchors=[front, back], anchor_slots=views)
+        relabelled = model(*inputs, anchors=[front, back], anchor_slots=views[::-1])
+    assert torch.equal(moved, relabelled)
+    assert not torch.equal(plain, moved)
+
+
+def test_the_whole_way_goes_on_where_it_was_stopped(tmp_path, files):
+    """One character, two chunks, all arms that differ at inference only; random weights, whose numbers mean nothing."""
+    output, table = tmp_path / "results.json", tmp_path / "table.md"
+    table.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    call = ["--model", str(files.root), "--scale", "tiny", "--identities", "1", "--chunks", "2", "--steps", "1",
+            "--programs", "random", "talking", "--read-every", "29", "--device", "cpu",
+            "--output", str(output), "--write", str(table)]  # fmt: skip
+    run(parse(call))
+    result = json.loads(output.read_text())
+    made = {name for name in ARMS if not ARMS[name].trained} - {"no_blend"} | set(REFERENCES)
+    assert set(result["arms"]) == made
+    assert result["skipped"]["no_blend"] == NOT_BLENDED
+    assert result["skipped"]["no_superset"] == NOT_TRAINED
+    text = table.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    parts = sorted((tmp_path / "results.parts").rglob("*.json"))
+    assert len(parts) == len(made)
+    parts[0].unlink()
+    before = {path: path.stat().st_mtime_ns for path in parts[1:]}
+    run(parse(call))
+    assert parts[0].exists()
+    assert {path: path.stat().st_mtime_ns for path in parts[1:]} == before
+
+
+def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
+    (tmp_path / "page.md").write_text("nothing")
+    with pytest.raises(ValueError, match="no place for the table"):
+        write_between_markers(tmp_path / "page.md", "text")
