@@ -20,7 +20,7 @@ REFERENCES = ("truth", "autoencoder", "chance")
 ONE_POSITION = {"global_offset": 600, "viewpoint_offset": 600, "expression_offset": 600, "label_step": 0}
 SWAPPED_VIEWS = {"viewpoints": ("back", "front", "left", "right")}
 DRIFT = {"room_drift": 1, "palette_drift": 1, "identity_drift": 1}
-_SPEECH = ("talking", "feeling")
+_SPEECH = ("talking", "feeling", "random")
 
 
 @dataclass(frozen=True, kw_only=True)

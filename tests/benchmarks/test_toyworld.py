@@ -170,7 +170,7 @@ def test_the_whole_way_goes_on_where_it_was_stopped(tmp_path, files):
     output, table = tmp_path / "results.json", tmp_path / "table.md"
     table.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     call = ["--model", str(files.root), "--scale", "tiny", "--identities", "1", "--chunks", "2", "--steps", "1",
-            "--programs", "random", "talking", "--read-every", "29", "--device", "cpu",
+            "--programs", "random", "--read-every", "29", "--device", "cpu",
             "--output", str(output), "--write", str(table)]  # fmt: skip
     run(parse(call))
     result = json.loads(output.read_text())
