@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.anchor_attention import write_untrained
 from benchmarks.toyworld.__main__ import parse, run
-from benchmarks.toyworld.arms import ARMS, ONE_POSITION, REFERENCES, SWAPPED_VIEWS
+from benchmarks.toyworld.arms import ARMS, ONE_POSITION, SWAPPED_VIEWS
 from benchmarks.toyworld.films import make_film, seams_of
 from benchmarks.toyworld.measure import look_at, measure, seam_jump, slope
 from benchmarks.toyworld.report import BEGIN, END, write_between_markers
 from benchmarks.toyworld.run import NOT_BLENDED, NOT_TRAINED
-from benchmarks.toyworld.sample import Shot, heard, with_settings
+from benchmarks.toyworld.sample import Shot, heard, load_lab, shoot, with_settings
 from benchmarks.toyworld.statistics import (
     OTHER_WAY,
     SEPARATES,
@@ -33,6 +33,7 @@ from gloria_core.demo.scratch import dit_config
 from gloria_core.demo.sizes import TINY
 from gloria_core.model.checkpoint import load_dit, write_merged
 from gloria_core.model.rope import anchor_position
+from gloria_core.sampling.denoise import SampleSettings
 from gloria_core.toy_weights import write_toy_dit, write_toy_gloria
 from gloria_core.toyworld.readout import Reader
 
@@ -165,25 +166,36 @@ def test_changed_settings_move_anchors_and_leave_the_weights(files):
     assert not torch.equal(plain, moved)
 
 
+def test_every_arm_changes_the_film(files):
+    lab = load_lab(files.root, TINY.world, SampleSettings(steps=1, cfg=2.0, shift=1.5), torch.device("cpu"))
+    film = make_film(TINY.world, 0, "turning", 2, 0)
+    arms = [arm for arm in ARMS.values() if not arm.trained and arm.name != "no_blend"]
+    made = {arm.name: shoot(lab, film, arm) for arm in arms}
+    for name, shot in made.items():
+        assert shot.frames_THWC.shape == (film.num_frames, 64, 64, 3)
+        assert name == "full" or not torch.equal(shot.frames_THWC, made["full"].frames_THWC), name
+    assert made["full"].seams == seams_of(film.plan)
+    assert torch.equal(shoot(lab, film, ARMS["full"]).frames_THWC, made["full"].frames_THWC)
+
+
 def test_the_whole_way_goes_on_where_it_was_stopped(tmp_path, files):
-    """One character, two chunks, all arms that differ at inference only; random weights, whose numbers mean nothing."""
+    """One character, two chunks; random weights, whose numbers mean nothing."""
     output, table = tmp_path / "results.json", tmp_path / "table.md"
     table.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    arms = ["truth", "full", "late_audio", "no_blend", "no_superset"]
     call = ["--model", str(files.root), "--scale", "tiny", "--identities", "1", "--chunks", "2", "--steps", "1",
-            "--programs", "random", "--read-every", "29", "--device", "cpu",
+            "--programs", "random", "--read-every", "29", "--device", "cpu", "--arms", *arms,
             "--output", str(output), "--write", str(table)]  # fmt: skip
     run(parse(call))
     result = json.loads(output.read_text())
-    made = {name for name in ARMS if not ARMS[name].trained} - {"no_blend"} | set(REFERENCES)
-    assert set(result["arms"]) == made
-    assert result["skipped"]["no_blend"] == NOT_BLENDED
-    assert result["skipped"]["no_superset"] == NOT_TRAINED
+    assert set(result["arms"]) == {"truth", "full", "late_audio"}
+    assert result["skipped"] == {"no_blend": NOT_BLENDED, "no_superset": NOT_TRAINED}
     text = table.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     parts = sorted((tmp_path / "results.parts").rglob("*.json"))
-    assert len(parts) == len(made)
+    assert len(parts) == 3
     parts[0].unlink()
     before = {path: path.stat().st_mtime_ns for path in parts[1:]}
     run(parse(call))
