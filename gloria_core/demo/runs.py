@@ -26,7 +26,10 @@ def base_run(sizes: DemoSizes, files: DemoFiles, device: str) -> TrainConfig:
 def stages_run(sizes: DemoSizes, files: DemoFiles, device: str, base: str) -> TrainConfig:
     """The paper's curriculum (sec. 4.4) on that base: speech; global anchor and prefix; identity anchors."""
     own = {"name": _NAME, "base": base, "audio_branch": True, "stages": paper_stages(sizes.stages)}
-    return config_from_dict({**_common(sizes, files, device, STAGES, sizes.stages.lr / 3), **own})
+    common = _common(sizes, files, device, STAGES, sizes.stages.lr / 3)
+    # Ablations of the identity stages start where those do: that checkpoint stays.
+    common["checkpoints"]["keep_every"] = sizes.stages.audio + sizes.stages.global_anchor
+    return config_from_dict({**common, **own})
 
 
 def paper_stages(steps: StageSteps) -> list[dict[str, Any]]:
