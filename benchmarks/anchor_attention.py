@@ -124,7 +124,7 @@ def main() -> None:
         )
         films = [sampled_film(lab, number, options.chunks, Path(scratch)) for number in range(options.characters)]
     clips = [rendered_clip(lab, number, turns) for turns in (True, False) for number in range(options.characters)]
-    weights, note = (UNTRAINED, " (untrained weights)") if options.untrained else (str(options.model), "")
+    weights, note = (UNTRAINED, " (untrained)") if options.untrained else (str(options.model), "")
     result = {
         "weights": weights,
         **over_chunks(films, options.output, note),
