@@ -12,9 +12,11 @@ from .bridge.routes_training import TRAINING_ROUTES
 from .bridge.training_notice import register_training_notice
 from .build_dataset import GloriaBuildDataset
 from .condition import GloriaCondition
+from .crop_character import GloriaCropBody, GloriaCropHead
 from .decode_video import GloriaDecodeVideo
 from .encode_audio import GloriaEncodeAudio
 from .encode_timeline import GloriaEncodeTimeline
+from .extract_anchors import GloriaExtractAnchors
 from .load_anchors import GloriaLoadAnchors
 from .load_character import GloriaLoadCharacter
 from .load_demo_encoders import GloriaLoadDemoEncoders
@@ -22,6 +24,7 @@ from .load_model import GloriaLoadModel
 from .monitor_training import GloriaMonitorTraining
 from .plan_video import GloriaPlanVideo
 from .probe_attention import GloriaProbeAttention
+from .relabel_anchors import GloriaRelabelAnchors
 from .sample_long_video import GloriaSampleLongVideo
 from .save_character import GloriaSaveCharacter
 from .show_attention import GloriaShowAttention
@@ -41,6 +44,10 @@ NODES: list[type[io.ComfyNode]] = [
     GloriaSampleLongVideo,
     GloriaShowAttention,
     GloriaDecodeVideo,
+    GloriaExtractAnchors,
+    GloriaRelabelAnchors,
+    GloriaCropHead,
+    GloriaCropBody,
     GloriaBuildDataset,
     GloriaTrainModel,
     GloriaMonitorTraining,

@@ -1,5 +1,6 @@
 """A folder of footage -> a dataset cache on disk that the trainer reads."""
 
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -8,9 +9,10 @@ from ..gloria_core.data.buckets import SIZES
 from ..gloria_core.data.build import find_manifest, report
 from ..gloria_core.data.precompute import CacheSettings, build_cache
 from ..gloria_core.data.scan_folder import DEFAULT_CLIP_FRAMES, MIN_CLIP_FRAMES, ScanOptions
-from .bridge.dataset import cache_path, comfy_encoders, dataset_state, footage_folders, footage_path
+from .bridge.dataset import LINKED, cache_path, comfy_encoders, dataset_state, footage_folders, footage_path
+from .bridge.extraction import linked_footage
 from .bridge.progress import NodeProgress, show_text
-from .types import GloriaDataset
+from .types import GloriaDataset, GloriaFootage
 
 CUSTOM_SIZE = "custom"
 
@@ -56,16 +58,17 @@ class GloriaBuildDataset(io.ComfyNode):
         clip_vision: Any | None = None,
         width: int = 832,
         height: int = 480,
+        footage: Path | None = None,
     ) -> io.NodeOutput:
-        footage = footage_path(folder)
+        source = footage_path(folder) if footage is None else linked_footage(footage)
         show_text("looking at the videos", cls.hidden.unique_id)
-        manifest = find_manifest(footage, ScanOptions(clip_frames=clip_frames))
+        manifest = find_manifest(source, ScanOptions(clip_frames=clip_frames))
         size = _size(size, width, height)
-        cache = cache_path(folder, size)
+        cache = cache_path(source, size)
         progress = NodeProgress(cls.hidden.unique_id, "entries")
         index = build_cache(
             manifest,
-            footage,
+            source,
             cache,
             comfy_encoders(vae, clip, audio_encoder, clip_vision),
             CacheSettings(size, for_image_to_video),
@@ -85,9 +88,10 @@ def _inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "folder",
-            options=footage_folders(),
+            options=[*footage_folders(), LINKED],
             tooltip="Folder of videos in ComfyUI's input folder, with captions (video name.txt) and labelled images "
-            "(anchors/front.png, anchors/happy.png); or a folder with a dataset.json. See this node's help page.",
+            "(anchors/front.png, anchors/happy.png); or a folder with a dataset.json. See this node's help page. Not "
+            "used while footage is connected.",
         ),
         io.Vae.Input("vae", tooltip="The Wan VAE of the base that will be trained."),
         io.Clip.Input("clip", tooltip="The text encoder of the base: Load CLIP with type wan."),
@@ -128,5 +132,10 @@ def _inputs() -> list[io.Input]:
         io.Int.Input(
             "height", default=480, min=32, max=4096, step=16, optional=True, advanced=True,
             tooltip="Height in pixels for size 'custom'.",
+        ),
+        GloriaFootage.Input(
+            "footage", optional=True,
+            tooltip="From Gloria Extract Anchors or Relabel Anchors, used instead of folder. Its clips have their "
+            "length already.",
         ),
     ]  # fmt: skip

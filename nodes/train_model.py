@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from comfy import model_management
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -20,6 +19,7 @@ from .bridge.model import WEIGHTS_FOLDER, list_models, model_path
 from .bridge.training_process import DETACHED, TrainingProcess
 from .bridge.training_runs import how_it_begins, living_runs, publish_results, run_path, training_device
 from .bridge.training_view import LiveView
+from .bridge.yaml_text import yaml_values
 from .load_model import NO_WEIGHTS
 from .types import GloriaDataset
 
@@ -113,7 +113,7 @@ def _config(
     if rank and values["method"] == "lora":
         changes["lora"] = {"rank": rank, "alpha": float(rank)}
     values = merge_settings(values, changes)
-    values = merge_settings(values, _own_settings(text))
+    values = merge_settings(values, yaml_values(text, "batch_size: 2"))
     gloria = None if gloria_weights == NO_WEIGHTS else str(model_path(WEIGHTS_FOLDER, gloria_weights))
     # What the node's sockets and combos say cannot be overruled by text: it stays inside ComfyUI's folders.
     fixed: dict[str, Any] = {
@@ -135,16 +135,6 @@ def _config(
         values["stages"] = [{**stage, "audio": False} for stage in values["stages"]]
     config = config_from_dict(values, "settings")
     return config_from_dict({**values, "output": str(run_path(config, index))}, "settings")
-
-
-def _own_settings(text: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text) if text.strip() else {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"settings is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"settings is {text.strip()[:60]!r}, expected lines like 'batch_size: 2'.")
-    return values
 
 
 def _output(folder: Path, status: dict[str, Any], files: str, text: str) -> io.NodeOutput:

@@ -12,6 +12,8 @@ from .extract import Extraction
 def anchor_set(extraction: Extraction) -> AnchorSet:
     """The anchors of the source with the most labels: one whole frame, and the best of every label before second ones.
 
+    A video starts from the whole frame, so it is the one nearest in time to a front view.
+
     Raises:
         DatasetError: All anchors were dropped.
     """
@@ -30,7 +32,9 @@ def _chosen(source: ManifestSource) -> list[ManifestAnchor]:
     groups: dict[tuple[str, str], list[ManifestAnchor]] = defaultdict(list)
     for anchor in source.anchors:
         groups[anchor.kind, anchor.label].append(anchor)
-    chosen = groups.pop(("global", "global"), [])[:1]
+    fronts = groups.get(("viewpoint", "front"), [])
+    scenes = groups.pop(("global", "global"), [])
+    chosen = sorted(scenes, key=lambda each: min((abs(each.time - front.time) for front in fronts), default=0.0))[:1]
     # Within a label the manifest has the best first.
     rounds = [group[place] for place in range(MAX_ANCHORS) for group in groups.values() if place < len(group)]
     return (chosen + rounds)[:MAX_ANCHORS]

@@ -24,6 +24,7 @@ from .paths import contained
 
 DATASETS_FOLDER = "gloria/datasets"
 NO_FOLDER = "put a folder of videos into ComfyUI/input"
+LINKED = "connected footage"
 _FORMATS = {16: comfy.latent_formats.Wan21, 48: comfy.latent_formats.Wan22}
 
 
@@ -44,6 +45,8 @@ def footage_path(name: str) -> Path:
     Raises:
         DatasetError: Not a folder directly inside the input folder.
     """
+    if name == LINKED:
+        raise DatasetError("Nothing is connected to footage. Connect Gloria Extract Anchors, or choose a folder.")
     if name not in footage_folders() or name == NO_FOLDER:
         raise DatasetError(
             f"There is no folder of videos named {name[:80]!r} in ComfyUI's input folder "
@@ -58,13 +61,19 @@ def dataset_state(name: str, size: str) -> str:
         footage = footage_path(name)
     except DatasetError:
         return ""
-    folders = (footage, cache_path(name, size) / ENTRIES)
+    folders = (footage, cache_path(footage, size) / ENTRIES)
     files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
     return repr([(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files])
 
 
-def cache_path(name: str, size: str) -> Path:
-    """Where the cache of a footage folder is kept, inside the output folder."""
+def cache_path(footage: Path, size: str) -> Path:
+    """Where the cache of a footage folder is kept, inside the output folder.
+
+    Args:
+        footage: directly in the input folder, or an extraction.
+    """
+    is_input = footage.parent == Path(folder_paths.get_input_directory())
+    name = footage.name if is_input else f"extracted-{footage.name}"
     slug = re.sub(r"[^A-Za-z0-9_-]+", "_", f"{name}-{size}")[:80]
     return contained(Path(folder_paths.get_output_directory()) / DATASETS_FOLDER / slug, slug)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import av
+import numpy as np
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
@@ -42,6 +43,18 @@ def _shorten(source: Path, target: Path, seconds: float) -> None:
             short.mux(packet)
 
 
+def _film(path: Path) -> None:
+    """A second of gray, as footage that workflows name."""
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
+        gray = np.full((144, 256, 3), 128, dtype=np.uint8)
+        for _ in range(FPS):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
+        container.mux(stream.encode())
+
+
 def _speech_frames(speech: Path) -> int:
     with av.open(str(speech)) as file:
         samples = sum(frame.samples for frame in file.decode(audio=0))
@@ -55,6 +68,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType) -> Pa
     speech = base / "input" / "speech.ogg"
     speech.unlink()
     _shorten(REPO / "assets" / "speech.ogg", speech, SPEECH_SECONDS)
+    _film(base / "input" / "my_character" / "talk.mp4")
     return base
 
 
