@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,24 +18,34 @@ import folder_paths
 import pytest
 import torch
 from comfy.audio_encoders.audio_encoders import load_audio_encoder_from_sd
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 from safetensors.torch import load_file
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "core" / "extraction"))
+
+from toy_scene import noisy, toy_source, write_joints_file, write_toy_video
 
 import nodes as comfyui_nodes
 from gloria_pack.gloria_core.data.cache import CacheStore
 from gloria_pack.gloria_core.data.cache_index import read_index
+from gloria_pack.gloria_core.data.manifest import read_manifest
 from gloria_pack.gloria_core.data.read_clip import read_clip
 from gloria_pack.gloria_core.errors import ConfigError, DatasetError, TrainingError
 from gloria_pack.gloria_core.media.encode_video import frame_rate
 from gloria_pack.gloria_core.toy_weights import write_toy_models
 from gloria_pack.gloria_core.training.run_folder import is_running, read_status, request
 from gloria_pack.gloria_core.training.validate import clip_conditions
+from gloria_pack.nodes.bridge.dataset import LINKED
 from gloria_pack.nodes.bridge.model import load_gloria_model
 from gloria_pack.nodes.bridge.sampling import with_shift
 from gloria_pack.nodes.bridge.training_process import TrainingProcess
 from gloria_pack.nodes.bridge.training_runs import publish_results, runs_root
 from gloria_pack.nodes.build_dataset import GloriaBuildDataset
+from gloria_pack.nodes.condition import GloriaCondition
+from gloria_pack.nodes.decode_video import GloriaDecodeVideo
+from gloria_pack.nodes.extract_anchors import GloriaExtractAnchors
 from gloria_pack.nodes.monitor_training import GloriaMonitorTraining
+from gloria_pack.nodes.relabel_anchors import GloriaRelabelAnchors
 from gloria_pack.nodes.train_model import GloriaTrainModel
 
 REPO = Path(__file__).resolve().parents[2]
@@ -414,3 +425,56 @@ def test_stock_sampling_with_the_trained_lora_repeats_the_trainers_own_validatio
         assert difference < 2e-3
     else:
         assert difference > 0.05
+
+
+@pytest.fixture
+def toy_footage(base_directory):
+    """A toy character that turns, and where its joints were."""
+    folder = base_directory / "input" / "toy"
+    source = noisy(toy_source(0, seconds=8.0, size=128), seed=70)
+    write_toy_video(folder / "walk.mp4", source)
+    write_joints_file(folder / "walk.joints.npz", source)
+    yield folder / "walk.mp4"
+    shutil.rmtree(folder)
+
+
+def test_footage_becomes_anchors_a_dataset_a_lora_and_a_film(toy_footage, encoders, models, no_runs):
+    limits = "anchors: {min_body_height: 64, full_body_height: 100}\nfootage: {min_side: 64}"
+    folder = run_node(
+        GloriaExtractAnchors, name="toy", find_viewpoints=True, per_label=2, find_cuts=False,
+        pose_file="toy/walk.joints.npz", expression_classifier="none",
+        video=InputImpl.VideoFromFile(str(toy_footage)), settings=f"clip_frames: {CLIP_FRAMES}\n{limits}",
+    )[3]  # fmt: skip
+    anchors, _, _, footage = run_node(GloriaRelabelAnchors, footage=folder, decisions="1 drop")
+    views = [anchor.label for anchor in read_manifest(folder).sources[0].anchors if anchor.kind == "viewpoint"]
+    assert views
+
+    dataset, report = build(encoders, folder=LINKED, footage=footage)
+    index = read_index(dataset)
+    kept = [anchor.label for source in index.sources for anchor in source.anchors if anchor.kind == "viewpoint"]
+    assert sorted(kept) == sorted(views)
+    assert f"viewpoint anchors: {len(views)}" in report
+    _, losses, steps, files = train(dataset, "toy", steps=3)
+    assert (steps, len(losses["loss"])) == (3, 3)
+
+    names = dict(line.split(": ") for line in files.splitlines())
+    gloria = Path(folder_paths.get_full_path_or_raise("gloria", names["gloria"]))
+    (model, _) = comfyui_nodes.LoraLoader().load_lora(
+        load_gloria_model(models["dit_t2v"], gloria, {}), None, names["lora"], 1.0, 0
+    )
+    with torch.inference_mode():
+        text = encoders["clip"].encode_from_tokens_scheduled(encoders["clip"].tokenize("a toy turns around"))
+        positive, negative, latent = run_node(
+            GloriaCondition, positive=text, negative=text, vae=encoders["vae"], width=SIDE, height=SIDE, length=21,
+            anchors=anchors, viewpoint_size=64,
+        )  # fmt: skip
+        shown = positive[0][1]["gloria_anchor_slots"]
+        assert set(shown) == {("global", "global"), *(("viewpoint", label) for label in views)}
+        model = with_shift(model, 5.0)
+        (film,) = comfyui_nodes.common_ksampler(model, 7, 2, 3.5, "euler", "simple", positive, negative, latent)
+        (video,) = run_node(
+            GloriaDecodeVideo, latent=film, vae=encoders["vae"], fps=24.0, filename_prefix="gloria/toy", crf=17
+        )
+    frames = read_clip(Path(video.get_stream_source()), 0.0, 21, 24.0, SIDE, SIDE)
+    assert frames.shape == (21, SIDE, SIDE, 3)
+    assert float(frames.std()) > 0.01
