@@ -101,4 +101,7 @@ def _joints(people: list[dict[str, list[float]]]) -> np.ndarray:
     """Body and feet of the one person [J, 3]; zeros for a box that held no pixel."""
     if not people:
         return np.zeros((NUM_JOINTS, 3))
-    return np.array(people[0]["pose_keypoints_2d"] + people[0]["foot_keypoints_2d"]).reshape(NUM_JOINTS, 3)
+    joints_J3 = np.array(people[0]["pose_keypoints_2d"] + people[0]["foot_keypoints_2d"]).reshape(NUM_JOINTS, 3)
+    # Joints that were not found keep a score, but their place is -1.
+    joints_J3[joints_J3[:, 0] < 0] = 0
+    return joints_J3

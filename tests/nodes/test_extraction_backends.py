@@ -5,6 +5,7 @@ Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/nodes/test_extraction_backend
 
 import math
 
+import av
 import comfy.clip_vision
 import comfy.model_base
 import comfy.model_detection
@@ -16,19 +17,20 @@ import comfy.text_encoders.qwen3vl as qwen3vl
 import numpy as np
 import pytest
 import torch
+from comfy.taesd.taesd import TAESD
 from comfy_extras.mediapipe.face_geometry import transformation_matrix_from_detection
 from comfy_extras.mediapipe.face_landmarker import BLENDSHAPE_NAMES, FaceLandmarker
 from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 
 from gloria_pack.gloria_core.errors import CheckpointError, DatasetError
-from gloria_pack.gloria_core.extraction.backends import Moment
+from gloria_pack.gloria_core.extraction.backends import Box, Moment
 from gloria_pack.gloria_core.toy_weights import write_toy_dit
 from gloria_pack.nodes.bridge import backend_rtdetr, backend_sam3, backend_text_generation
 from gloria_pack.nodes.bridge.backend_clip_vision import ClipVisionLooks
 from gloria_pack.nodes.bridge.backend_mediapipe import MediaPipeFaces, psi_of_matrix
 from gloria_pack.nodes.bridge.backend_rtdetr import RtDetrPeople
 from gloria_pack.nodes.bridge.backend_sam3 import Sam3People
-from gloria_pack.nodes.bridge.backend_sdpose import SdPoseBody
+from gloria_pack.nodes.bridge.backend_sdpose import SdPoseBody, _joints
 from gloria_pack.nodes.bridge.backend_text_generation import LocalModel
 from gloria_pack.nodes.bridge.extraction_backends import Connected, make_backends
 from gloria_pack.nodes.bridge.model import load_gloria_model
@@ -199,6 +201,67 @@ def test_people_detectors_are_known_by_their_networks(rtdetr, sam3, tmp_path):
         make_backends(Connected(person_detector=wan), False, print)
     with pytest.raises(CheckpointError, match="no SDPose model"):
         SdPoseBody(rtdetr, None, None, print)
+
+
+@pytest.fixture(scope="module")
+def sdpose():
+    """SDPose's keypoint head on a small UNet, and the smallest VAE that ComfyUI knows."""
+    sizes = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 160, "num_res_blocks": [1, 1],
+             "channel_mult": (1, 4), "transformer_depth": [0, 0], "transformer_depth_output": [0, 0, 0, 0],
+             "transformer_depth_middle": -1, "use_linear_in_transformer": True, "context_dim": 1024,
+             "use_spatial_transformer": True, "num_head_channels": 64, "adm_in_channels": None,
+             "use_temporal_attention": False, "heatmap_head": True}  # fmt: skip
+    config = comfy.supported_models.SD20(sizes)
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.BaseModel(config, comfy.model_base.ModelType.EPS, device="cpu")
+    model.diffusion_model.load_state_dict(randomized(model.diffusion_model))
+    return patched(model), comfy.sd.VAE(sd=randomized(TAESD(), scale=0.1))
+
+
+class OnePerson:
+    """Always at the same place."""
+
+    name = "one person"
+    box = Box(20.0, 10.0, 60.0, 80.0)
+
+    def __init__(self):
+        self.asked = 0
+
+    def people(self, moment):
+        self.asked += 1
+        return [self.box]
+
+
+def test_sdposes_keypoints_of_the_persons_box_become_one_track_of_a_video(sdpose, tmp_path):
+    video = tmp_path / "v.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height = 160, 90
+        for idx in range(2):
+            picture = np.random.default_rng(idx).integers(0, 255, (90, 160, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    people, works = OnePerson(), []
+    body = SdPoseBody(*sdpose, people, works.append)
+    track = body.track(video)
+    assert body.track(video) is track
+    assert (people.asked, works) == (1, ["poses"])
+    # Joints lie inside the box that was looked at; the track's box is a little larger than they reach.
+    (box,) = body.people(Moment(video, 0.0, torch.zeros(90, 160, 3, dtype=torch.uint8)))
+    assert box.height > 0.5 * OnePerson.box.height
+    grown = 0.12 * box.height
+    assert OnePerson.box.left - grown < box.left < box.right < OnePerson.box.right + grown
+    assert OnePerson.box.top - grown < box.top < box.bottom < OnePerson.box.bottom + grown
+    assert body.name != SdPoseBody(*sdpose, None, works.append).name
+
+
+def test_joints_that_were_not_found_count_as_not_seen():
+    person = {"pose_keypoints_2d": [5.0, 6.0, 0.9, -1.0, -1.0, 0.8] + [1.0] * 48, "foot_keypoints_2d": [2.0] * 18}
+    joints_J3 = _joints([person])
+    assert joints_J3[0].tolist() == [5.0, 6.0, 0.9]
+    assert joints_J3[1].tolist() == [0, 0, 0]
+    assert joints_J3[18].tolist() == [2, 2, 2]
+    assert not _joints([]).any()
 
 
 def clip_vision(seed):
