@@ -32,7 +32,9 @@ class TrainingMonitor {
     this.due = 0;
     this.idle = IDLE_MS[0];
     this.forget();
-    this.view = new MonitorView((path, values) => text(path, values), { ask: (request) => this.ask(request) });
+    this.view = new MonitorView((path, values) => text(path, values), {
+      ask: (request) => this.ask(request), publish: () => this.publish(),
+    });
     this.listener = (event) => this.hear(event);
     for (const kind of NEWS) api.addEventListener(kind, this.listener);
     // Names come from a widget, a workflow or an undo; and a node comes into sight in many ways.
@@ -41,7 +43,7 @@ class TrainingMonitor {
 
   forget() {
     /** @type {import('./training_monitor_view.js').State} */
-    this.state = { run: null, points: [], heldOut: [], clips: [], error: null, isStarting: false };
+    this.state = { run: null, points: [], heldOut: [], clips: [], error: null, isStarting: false, listed: null };
     this.clipsVersion = '';
   }
 
@@ -105,6 +107,7 @@ class TrainingMonitor {
     const goesOn = run?.run === answer.run && run.version === answer.version;
     this.state.points = goesOn ? [...points.slice(0, -1), ...answer.points] : answer.points;
     this.state.heldOut = goesOn ? [...heldOut, ...answer.held_out] : answer.held_out;
+    if (run?.run !== answer.run || String(run.results) !== String(answer.results)) this.state.listed = null;
     this.state.run = answer;
     if (clips) [this.state.clips, this.clipsVersion] = [clips, answer.clips];
     if (answer.is_running) this.state.isStarting = false;
@@ -124,11 +127,23 @@ class TrainingMonitor {
   }
 
   /** @param {'stop' | 'save' | 'sample'} request */
-  async ask(request) {
+  ask(request) {
+    return this.change('request', { request }, (run, answer) => (run.asked = answer.asked));
+  }
+
+  /** Put the results into the loaders' folders, and what is new there into the nodes' lists. */
+  publish() {
+    return this.change('publish', {}, async (_run, names) => {
+      this.state.listed = Object.values(names).join(', ');
+      await app.refreshComboInNodes();
+    });
+  }
+
+  async change(path, body, then) {
     const { run } = this.state;
     if (!run) return;
     try {
-      run.asked = (await post(`training/${encodeURIComponent(run.run)}/request`, { request })).asked;
+      await then(run, await post(`training/${encodeURIComponent(run.run)}/${path}`, body));
     } catch (error) {
       this.state.error = error.message;
     }

@@ -7,6 +7,7 @@ import { ClipsView } from './training_monitor_clips.js';
 import { MONITOR_STYLE } from './training_monitor_style.js';
 
 const REQUESTS = /** @type {const} */ (['save', 'sample', 'stop']);
+const BUTTONS = /** @type {const} */ (['save', 'sample', 'publish', 'stop']);
 const ENDED_BADLY = ['failed', 'gone'];
 const GIB = 2 ** 30;
 
@@ -18,7 +19,7 @@ const GIB = 2 ** 30;
  *   clips: string, stages: [number, string][], bins: {first: (number | null)[], last: (number | null)[]}}} Run
  * @typedef {{run: Run | null, points: import('./training_monitor_chart.js').Point[],
  *   heldOut: import('./training_monitor_chart.js').HeldOut[], clips: import('./training_monitor_clips.js').ClipStep[],
- *   error: string | null, isStarting: boolean}} State
+ *   error: string | null, isStarting: boolean, listed: string | null}} State
  */
 export class MonitorView {
   /** @param {(path: string, values?: Record<string, any>) => string} text @param {Record<string, Function>} actions */
@@ -37,9 +38,9 @@ export class MonitorView {
     this.binsTitle = element('span');
     this.clips = new ClipsView(text);
     this.news = element('div', { className: 'news', role: 'status' });
-    this.buttons = Object.fromEntries(REQUESTS.map((request) => {
-      const properties = { className: request, onclick: () => actions.ask(request), 'data-action': request };
-      return [request, element('button', properties)];
+    this.buttons = Object.fromEntries(BUTTONS.map((name) => {
+      const act = () => (name === 'publish' ? actions.publish() : actions.ask(name));
+      return [name, element('button', { className: name, onclick: act, 'data-action': name })];
     }));
     this.root = element('div', { className: 'gloria-monitor' },
       element('div', { className: 'state' }, element('i', { className: 'lamp' }), this.word, this.step, this.left),
@@ -51,7 +52,7 @@ export class MonitorView {
       this.clips.root, this.news,
       element('div', { className: 'tools' }, ...Object.values(this.buttons)));
     keepEvents(this.root, ['pointerdown', 'dblclick', 'keydown', 'wheel']);
-    this.render({ run: null, points: [], heldOut: [], clips: [], error: null, isStarting: false });
+    this.render({ run: null, points: [], heldOut: [], clips: [], error: null, isStarting: false, listed: null });
   }
 
   /** @param {State} state */
@@ -120,11 +121,11 @@ export class MonitorView {
   }
 
   /** @param {State} state @param {string} word */
-  renderNews({ run, error, isStarting }, word) {
+  renderNews({ run, error, isStarting, listed }, word) {
     const asked = run?.is_running ? run.asked.map((name) => this.text(`monitor.asked.${name}`)) : [];
     const badly = run && ENDED_BADLY.includes(word) ? this.text(`monitor.${word}`, { run: run.run }) : null;
     const files = run && !badly && run.results.length ? run.results.join(', ') : null;
-    const results = files && this.text('monitor.results', { files });
+    const results = files && this.text(`monitor.${listed ? 'listed' : 'results'}`, { files: listed ?? files });
     const lines = [error, badly && run?.error, badly, ...asked, run?.is_running && run.message, run?.warning, results];
     if (!run && !error) lines.push(this.text(isStarting ? 'monitor.loading' : 'monitor.empty'));
     this.news.classList.toggle('failed', Boolean(error || badly));
@@ -134,11 +135,11 @@ export class MonitorView {
 
   /** @param {Run | null} run */
   renderTools(run) {
-    for (const request of REQUESTS) {
-      const button = this.buttons[request];
-      button.textContent = this.text(`monitor.ask.${request}`);
-      button.title = this.text(`monitor.hints.${request}`);
-      button.disabled = !run?.is_running || run.asked.includes(request);
+    for (const [name, button] of Object.entries(this.buttons)) {
+      button.textContent = this.text(`monitor.ask.${name}`);
+      button.title = this.text(`monitor.hints.${name}`);
     }
+    for (const name of REQUESTS) this.buttons[name].disabled = !run?.is_running || run.asked.includes(name);
+    this.buttons.publish.hidden = !run?.results.length;
   }
 }

@@ -88,9 +88,10 @@ class Progress:
         self._status["warning"] = message
 
     def after_step(self, metrics: dict[str, Any], bins: LossBins) -> None:
-        """One line of metrics and, twice a second, the status."""
+        """One line of metrics and, twice a second or when training goes on again, the status."""
         self._seconds.append(metrics["seconds"])
         self._smooth_in(metrics["loss"])
+        is_back = self._status["state"] != "training"
         seconds = statistics.median(self._seconds)
         self._status |= {
             "state": "training",
@@ -112,7 +113,8 @@ class Progress:
             line["loss_bins"] = bins.means()
         self._folder.append_metrics(line)
         now = time.monotonic()
-        if now - self._last_write >= STATUS_SECONDS:
+        # Where steps are quick and saves are frequent, the state would otherwise never be told again.
+        if is_back or now - self._last_write >= STATUS_SECONDS:
             self._write_status()
         if now - self._last_log >= LOG_SECONDS or metrics["step"] == self._total:
             self._last_log = now

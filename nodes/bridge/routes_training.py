@@ -1,5 +1,5 @@
 """What the training monitor asks enters; how a run is, its losses and its validation clips leave. It may ask the run
-to stop, to save and to sample.
+to stop, to save and to sample, and put what a run saved into the folders of the loaders.
 
 All of it is read from the run's folder, so it does not matter which tab, server or command line started the run.
 """
@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from ...gloria_core.errors import TrainingError
-from ...gloria_core.training.run_folder import SAMPLES, STATUS, is_running, pending_requests, request
+from ...gloria_core.training.run_folder import (
+    RESULTS,
+    SAMPLES,
+    STATUS,
+    is_running,
+    pending_requests,
+    read_status,
+    request,
+)
 from ...gloria_core.training.run_history import RunHistory
 from .paths import MissingFileError, existing_file
 from .routes import Picture, get, post
-from .training_runs import ENDED, GONE, how_it_is, run_names, runs_of, runs_root
+from .training_runs import ENDED, GONE, MODEL_FOLDERS, how_it_is, publish_results, run_names, runs_of, runs_root
 from .training_samples import clip_steps, is_clip_name, rough_clip
 
 _MAX_RUNS = 50
@@ -24,7 +32,7 @@ _MAX_HISTORIES = 8
 _SHOWN = (
     "message", "warning", "error", "step", "total_steps", "stage", "lr", "smooth_loss", "seconds_per_step",
     "eta_seconds", "memory_bytes", "elapsed_seconds",
-)  # fmt: skip
+)
 _DIGITS = 5
 
 _histories: OrderedDict[Path, RunHistory] = OrderedDict()
@@ -44,13 +52,12 @@ def _run(values: dict[str, Any]) -> dict[str, Any]:
     """
     folder = _folder(values["run"])
     state, status = how_it_is(folder)
-    results = status.get("results")
     return {
         "run": folder.name,
         "state": state,
         "is_running": state not in (*ENDED, GONE),
         **{key: status.get(key) for key in _SHOWN},
-        "results": [Path(str(file)).name for file in results.values()] if isinstance(results, dict) else [],
+        "results": list(_results(status).values()),
         "asked": pending_requests(folder),
         "clips": _clips_version(folder),
         **_curve(folder, status, values),
@@ -99,6 +106,21 @@ def _ask(values: dict[str, Any]) -> dict[str, Any]:
     return {"asked": pending_requests(folder)}
 
 
+def _publish(values: dict[str, Any]) -> dict[str, Any]:
+    """Put the results of a run where loaders list them; the names they are listed under, by role."""
+    folder = _folder(values["run"])
+    # The status may come from a stranger: only files that the run itself wrote are taken.
+    results = _results(read_status(folder) or {})
+    return publish_results({role: str(existing_file(folder, f"{RESULTS}/{name}")) for role, name in results.items()})
+
+
+def _results(status: dict[str, Any]) -> dict[str, str]:
+    """Names of the newest results by role."""
+    results = status.get("results")
+    known = results.items() if isinstance(results, dict) else ()
+    return {role: Path(str(file)).name for role, file in known if role in MODEL_FOLDERS}
+
+
 def _folder(name: str) -> Path:
     try:
         return existing_file(runs_root(), f"{name}/{STATUS}" if "/" not in name else "").parent
@@ -129,4 +151,5 @@ TRAINING_ROUTES = (
     get("training/{run}/clips", _clips),
     get("training/{run}/clips/{file}", _clip),
     post("training/{run}/request", _ask),
+    post("training/{run}/publish", _publish),
 )

@@ -23,7 +23,7 @@ from ...gloria_core.training.stages import resolve_stages
 from .paths import contained
 
 RUNS_FOLDER = "gloria/training"
-_MODEL_FOLDERS = {"lora": "loras", "gloria": "gloria", "merged": "diffusion_models"}
+MODEL_FOLDERS = {"lora": "loras", "gloria": "gloria", "merged": "diffusion_models"}
 _PUBLISHED_IN = "gloria"
 ENDED = ("finished", "stopped", "failed")
 GONE = "gone"
@@ -128,7 +128,7 @@ def publish_results(results: dict[str, str]) -> dict[str, str]:
     names = {}
     for role, file in results.items():
         source = Path(file)
-        kind = _MODEL_FOLDERS[role]
+        kind = MODEL_FOLDERS[role]
         subfolder = "" if kind == _PUBLISHED_IN else _PUBLISHED_IN
         folder = Path(folder_paths.get_folder_paths(kind)[0]) / subfolder
         folder.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ function panel(page, type) {
     return {
       state: root.dataset.state, step: words('.step'), name: words('.name'), news: words('.news'), time: words('.left'),
       facts: all('[data-fact]', (fact) => fact.dataset.fact),
-      curve: (root.querySelector('path.raw').getAttribute('d').match(/[ML]/g) ?? []).length,
+      curve: root.querySelector('path.raw').getAttribute('d'),
       bins: all('.bin', (bin) => bin.title),
       cells: all('.cell', (cell) => cell.textContent),
       shots: all('figure', (figure) => {
@@ -114,6 +114,7 @@ async function until(page, type, isThere, what) {
   throw new Error(`${what} was not shown: ${JSON.stringify(seen)}`);
 }
 
+const isUnderWay = ({ state, curve }) => ['training', 'validating', 'saving'].includes(state) && curve;
 const stepOf = (seen) => Number(/\d+/.exec(seen.step)?.[0] ?? 0);
 
 async function press(page, type, request) {
@@ -194,10 +195,9 @@ async function detach(page) {
 
 /** Watch a run that goes on by itself, ask it for things, and find it again after a reload. */
 async function control(page) {
-  const isTraining = ({ state, step }) => state === 'training' && step;
-  const seen = { first: await until(page, TRAIN, isTraining, 'a run under way') };
+  const seen = { first: await until(page, TRAIN, isUnderWay, 'a run under way') };
   const step = stepOf(seen.first);
-  seen.later = await until(page, TRAIN, (now) => stepOf(now) > step && now.curve > seen.first.curve, 'a later step');
+  seen.later = await until(page, TRAIN, (now) => stepOf(now) > step && now.curve !== seen.first.curve, 'a later step');
   await press(page, TRAIN, 'save');
   seen.saved = await until(page, TRAIN, ({ news }) => news.includes('_lora.safetensors'), 'results');
   await press(page, TRAIN, 'sample');
@@ -210,7 +210,7 @@ async function control(page) {
   await page.reload({ waitUntil: 'domcontentloaded' });
   await ready(page);
   await lookAt(page, TRAIN);
-  seen.reloaded = await until(page, TRAIN, isTraining, 'the run after a reload');
+  seen.reloaded = await until(page, TRAIN, isUnderWay, 'the run after a reload');
   return seen;
 }
 
@@ -247,7 +247,7 @@ async function queueBeside(page) {
 async function stop(page) {
   await open(page, options.resume);
   await set(page, { GloriaMonitorTraining: { action: 'save now' } });
-  const found = await until(page, WATCH, ({ state, step }) => state === 'training' && step, 'the run on the monitor');
+  const found = await until(page, WATCH, isUnderWay, 'the run on the monitor');
   const id = await idOf(page, 'GloriaMonitorTraining');
   await page.evaluate((node) => window.app.canvas.selectItems([window.app.graph.getNodeById(node)]), id);
   const play = page.locator('.selection-toolbox .icon-\\[lucide--play\\]').first();
@@ -257,8 +257,10 @@ async function stop(page) {
   const drawn = await rectangles(page);
   await press(page, WATCH, 'stop');
   const stopped = await until(page, WATCH, ({ state, news }) => state === 'stopped' && news, 'the end of the run');
+  await press(page, WATCH, 'publish');
+  const listed = await until(page, WATCH, ({ news }) => news.startsWith('In the loaders'), 'the names in the loaders');
   await shot(page, 'stopped');
-  return { ...ended, text, found, stopped, drawn };
+  return { ...ended, text, found, stopped, listed: listed.news, drawn };
 }
 
 async function ready(page) {

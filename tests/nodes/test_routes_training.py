@@ -6,6 +6,7 @@ Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/nodes/test_routes_training.py
 import io
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def page_routes():
 def run(output_directory):
     """A run under way after two steps, held by this process as a trainer holds it."""
     with RunFolder(runs_root() / RUN) as folder:
-        results = {"lora": "/runs/x.safetensors"}
+        results = {"lora": "/runs/x.safetensors", "unknown": "/etc/passwd"}
         folder.write_status({"state": "training", "step": 2, "total_steps": 30, "results": results})
         for step in (1, 2):
             folder.append_metrics({"step": step, "loss": 1 / (3 * step), "lr": 1e-4, "stage": "character"})
@@ -126,6 +127,20 @@ def test_a_run_that_has_ended_and_a_request_that_does_not_exist_are_refused(outp
     answer = page_server.post(f"training/{RUN}/request", {"request": "stop"})
     assert (answer.status, f"{RUN} is not running" in answer.json["error"]) == (400, True)
     assert not list((runs_root() / RUN / "control").iterdir())
+
+
+def test_results_and_nothing_else_that_a_status_names_come_into_the_loaders_folders(run, page_server, base_directory):
+    (run.path / "results" / "anna.safetensors").write_bytes(b"weights")
+    run.write_status({"state": "training", "results": {"lora": "/elsewhere/anna.safetensors", "other": "/etc/passwd"}})
+    answer = page_server.post(f"training/{RUN}/publish", {})
+    assert (answer.status, answer.json) == (200, {"lora": str(Path("gloria", "anna.safetensors"))})
+    listed = base_directory / "models" / "loras" / "gloria" / "anna.safetensors"
+    assert listed.read_bytes() == b"weights"
+    listed.unlink()
+    for file in ("/etc/passwd", "../status.json", ".."):
+        run.write_status({"state": "training", "results": {"lora": file}})
+        assert page_server.post(f"training/{RUN}/publish", {}).status == 404
+    assert not list(listed.parent.iterdir())
 
 
 def test_foreign_malformed_and_large_requests_ask_nothing_of_a_run(run, page_server):

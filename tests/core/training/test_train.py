@@ -17,8 +17,11 @@ from gloria_core.errors import ConfigError, DatasetError, TrainingError
 from gloria_core.model.checkpoint import detect_config, load_dit
 from gloria_core.train import main, train
 from gloria_core.training.config import config_from_dict
+from gloria_core.training.distributed import Workers
+from gloria_core.training.loss_bins import LossBins
 from gloria_core.training.objective import batch_loss
-from gloria_core.training.run_folder import read_metrics, read_status, read_validation, request
+from gloria_core.training.progress import Progress
+from gloria_core.training.run_folder import RunFolder, read_metrics, read_status, read_validation, request
 from gloria_core.training.snapshot import find_latest
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
@@ -49,6 +52,16 @@ def test_every_kind_of_base_trains_to_results(tmp_path, base):
     assert status["step"] == 2
     assert set(status["results"]) == {"lora", "gloria"}
     assert all(Path(path).is_file() for path in status["results"].values())
+
+
+def test_the_status_tells_at_once_that_training_goes_on_after_a_save(tmp_path):
+    config = toy_config(tmp_path)
+    with RunFolder(Path(config.output)) as folder:
+        progress = Progress(config, Workers(config), folder)
+        progress.say("saving", "saving step 1")
+        step = {"step": 2, "stage": "one", "loss": 1.0, "grad_norm": 1.0, "lr": 1e-4, "seconds": 0.01}
+        progress.after_step(step, LossBins())
+        assert read_status(folder.path)["state"] == "training"
 
 
 def test_a_lora_run_changes_adapters_and_audio_branch_and_nothing_else(tmp_path):
