@@ -101,6 +101,9 @@ class AttentionProbe:
         self._blocks = frozenset(blocks)
         self._heads = tuple(heads)
         self._looks: list[tuple[int, int, PassLayout, Tensor]] = []
+        # Not as decorators: those import PyTorch's compiler, seconds that only a probe's user should pay.
+        self.of_pass = torch.compiler.disable(self.of_pass)
+        self.look = torch.compiler.disable(self.look)
 
     @classmethod
     def from_settings(
@@ -110,7 +113,6 @@ class AttentionProbe:
         steps, blocks = spread(settings.num_steps, len(sigmas) - 1), spread(settings.num_blocks, num_blocks)
         return cls(sigmas, steps, blocks, settings.heads)
 
-    @torch.compiler.disable
     def of_pass(
         self, grid: TokenGrid, slots: Sequence[Slot], anchors: Sequence[Tensor], options: Mapping[str, Any]
     ) -> "PassProbe | None":
@@ -129,7 +131,6 @@ class AttentionProbe:
         layout = PassLayout(grid, tuple(slots), tuple(tokens.shape[1] for tokens in anchors))
         return PassProbe(self, step, layout, tuple(part == 0 for part in parts))
 
-    @torch.compiler.disable
     def look(self, step: int, block: int, layout: "PassLayout", q_BVD: Tensor, k_BSD: Tensor, num_heads: int) -> None:
         """Keep the shares of one block's attention."""
         if block in self._blocks:
