@@ -137,9 +137,9 @@ CPU = replace(
     vae=VaeSizes(
         width=12,
         phases=(
-            VaePhase(steps=3000, num_frames=1, batch=12),
-            VaePhase(steps=4000, num_frames=5, batch=3),
-            VaePhase(steps=1500, num_frames=9, batch=2),
+            VaePhase(steps=2400, num_frames=1, batch=12),
+            VaePhase(steps=1800, num_frames=5, batch=3),
+            VaePhase(steps=800, num_frames=9, batch=2),
         ),
     ),
     encoders=EncoderSizes(text_steps=600, audio_steps=600),
