@@ -50,7 +50,6 @@ class Running:
         everything = server.request("/object_info")
         self.nodes = {name: node for name, node in everything.items() if node["python_module"].endswith(PACK)}
         self.workflow = json.loads(quickstart.WORKFLOW.read_text())
-        self.resident = self.memory()
         self.log_at_start = server.log_lines()
 
     def memory(self) -> int:
@@ -183,11 +182,11 @@ def out_of_range(running: Running) -> Verdict:
     workflow = json.loads(json.dumps(running.workflow))
     (sampler,) = [node for node in workflow.values() if node["class_type"] == "GloriaSampleLongVideo"]
     sampler["inputs"]["steps"] = 10**9
-    try:
-        running.server.request("/prompt", {"prompt": workflow})
-    except urllib.error.HTTPError as error:
-        return "value_bigger_than_max" in (text := error.read().decode()), text[:80]
-    return False, "was accepted"
+    # Outputs that do not need the sampler, the plan for one, are accepted; the film is refused.
+    answer = running.server.request("/prompt", {"prompt": workflow})
+    errors = [error for node in answer["node_errors"].values() for error in node["errors"]]
+    text = "; ".join(f"{error['type']}: {error['details']}" for error in errors)
+    return "value_bigger_than_max" in text, text or "was accepted"
 
 
 def own_model_folders(running: Running) -> Verdict:
@@ -253,10 +252,18 @@ def second_run_cached(running: Running) -> Verdict:
 
 
 def memory_returns(running: Running) -> Verdict:
+    """Against the first run, not the start: on a CPU the libraries that a first run loads stay in the same memory."""
+    before = _freed(running)
+    for seed in (6, 7, 8):
+        running.run({"15.seed": seed})
+    growth = _freed(running) / before - 1
+    return growth < MAX_MEMORY_GROWTH, f"resident set {growth:+.1%} by three more runs"
+
+
+def _freed(running: Running) -> int:
     _post(running, "/free", {"unload_models": True, "free_memory": True})
     time.sleep(5)
-    growth = running.memory() / running.resident - 1
-    return growth < MAX_MEMORY_GROWTH, f"resident set {growth:+.0%} against the start"
+    return running.memory()
 
 
 def metadata(running: Running) -> Verdict:
@@ -307,8 +314,12 @@ def lint(_: Running) -> Verdict:
         return None, "comfy-test is not installed"
     result = subprocess.run(["comfy-test", "lint", str(REPO)], capture_output=True, text=True)
     text = result.stdout + result.stderr
-    found = sorted({f"{match[1]} {match[2]}" for match in re.finditer(r"([\w/]+\.js):\d+ ([\w-]+)", text)})
-    return result.returncode == 0, "; ".join(found)
+    scripts = set(re.findall(r"([\w/]+\.js):\d+ ", text))
+    # The linter wants ComfyUI's layers everywhere; the core and its tests import no ComfyUI.
+    layers = set(re.findall(r"^ +((?:tests|gloria_core)/[\w/]+\.py):", text, re.MULTILINE))
+    others = set(re.findall(r"^ +([\w/]+\.py):", text, re.MULTILINE)) - layers
+    seen = f"torch.nn in {len(layers)} files without ComfyUI; else: {', '.join(scripts | others) or 'nothing'}"
+    return result.returncode == 0, seen
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

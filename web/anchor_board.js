@@ -192,7 +192,7 @@ function makeWidget(node, name) {
 }
 
 app.registerExtension({
-  name: 'Gloria.AnchorBoard',
+  name: 'gloria.AnchorBoard',
   settings: [
     {
       id: WARNINGS,

@@ -57,12 +57,11 @@ export class BoardView {
     const views = element('div', { className: 'gloria-board-views' }, ...at(VIEWPOINTS), figure);
     this.status = element('div', { className: 'gloria-board-status', 'aria-live': 'polite' });
     this.root = element('div', { className: 'gloria-board', role: 'group', 'aria-label': text('board.title') });
-    this.root.append(left, views, this.status);
+    this.root.append(styleSheet(BOARD_STYLE), left, views, this.status);
     /** @type {BoardState} */
     this.state = { files: {}, report: {}, links: {}, used: {}, busy: new Set(), showsWarnings: true, fault: null };
     /** @type {string | null} the slot that the status line is about */
     this.subject = null;
-    styleSheet('gloria-board-style', BOARD_STYLE);
   }
 
   /** @param {BoardState} state */

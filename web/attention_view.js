@@ -19,7 +19,6 @@ export class AttentionView {
    * @param {() => void} onToggle
    */
   constructor(strip, text, onToggle) {
-    styleSheet('gloria-attention-style', ATTENTION_STYLE);
     this.text = text;
     this.root = strip.root;
     this.place = /** @type {HTMLElement} */ (strip.canvas.parentElement);
@@ -29,7 +28,7 @@ export class AttentionView {
     });
     this.canvas = element('canvas', { className: 'attention', hidden: true });
     this.legend = element('div', { className: 'attention-legend', hidden: true });
-    this.place.append(this.canvas, this.button);
+    this.place.append(styleSheet(ATTENTION_STYLE), this.canvas, this.button);
     strip.axis.after(this.legend);
     this.place.addEventListener('pointermove', (event) => this.point(event));
     this.place.addEventListener('pointerleave', () => this.point());

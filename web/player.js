@@ -157,7 +157,7 @@ class Player {
 }
 
 app.registerExtension({
-  name: 'Gloria.Player',
+  name: 'gloria.Player',
   async init() {
     text = await texts();
   },

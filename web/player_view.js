@@ -17,7 +17,6 @@ const MAX_NUMBERED = 24;
 export class PlayerView {
   /** @param {(path: string, values?: Record<string, any>) => string} text @param {Record<string, Function>} actions */
   constructor(text, actions) {
-    styleSheet('gloria-player-style', PLAYER_STYLE);
     this.text = text;
     this.screen = new Screen(() => actions.next());
     this.badge = element('div', { className: 'badge', hidden: true });
@@ -32,7 +31,8 @@ export class PlayerView {
     this.seed = element('input', { inputMode: 'numeric', 'aria-label': 'seed' });
     this.takes = element('select', { onchange: () => actions.choose(this.takes.value) });
     const screen = element('div', { className: 'screen' }, ...this.screen.videos, this.badge, this.note);
-    this.root = element('div', { className: 'gloria-player' }, screen, element('div', { className: 'bar' }, this.bar),
+    this.root = element('div', { className: 'gloria-player' }, styleSheet(PLAYER_STYLE), screen,
+      element('div', { className: 'bar' }, this.bar),
       element('div', { className: 'state' }, this.doing, this.left), this.cells, this.about,
       element('div', { className: 'tools' }, this.run, this.redo, this.seed, this.takes));
     keepEvents(this.root, ['pointerdown', 'dblclick', 'keydown', 'wheel']);

@@ -86,7 +86,7 @@ function framesOf(film, wave) {
 }
 
 app.registerExtension({
-  name: 'Gloria.Timeline',
+  name: 'gloria.Timeline',
   async init() {
     text = await texts();
   },

@@ -26,14 +26,13 @@ export function clock(seconds) {
 export class TimelineView {
   /** @param {(path: string, values?: Record<string, any>) => string} text */
   constructor(text) {
-    styleSheet('gloria-timeline-style', TIMELINE_STYLE);
     this.text = text;
     this.canvas = element('canvas');
     this.cues = element('div', { className: 'cues' });
     this.chunks = element('div', { className: 'chunks' });
     this.axis = element('div', { className: 'axis' });
     this.status = element('div', { className: 'status', role: 'status' });
-    this.root = element('div', { className: 'gloria-timeline' },
+    this.root = element('div', { className: 'gloria-timeline' }, styleSheet(TIMELINE_STYLE),
       element('div', { className: 'strip' }, this.canvas, this.cues), this.chunks, this.axis, this.status);
     keepEvents(this.root, ['pointerdown', 'dblclick']);
     /** @type {Shown | null} */

@@ -157,7 +157,7 @@ class TrainingMonitor {
 }
 
 app.registerExtension({
-  name: 'Gloria.TrainingMonitor',
+  name: 'gloria.TrainingMonitor',
   async init() {
     text = await texts();
   },

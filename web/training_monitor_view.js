@@ -24,7 +24,6 @@ const GIB = 2 ** 30;
 export class MonitorView {
   /** @param {(path: string, values?: Record<string, any>) => string} text @param {Record<string, Function>} actions */
   constructor(text, actions) {
-    styleSheet('gloria-monitor-style', MONITOR_STYLE);
     this.text = text;
     this.word = element('b');
     this.step = element('span', { className: 'step' });
@@ -42,7 +41,7 @@ export class MonitorView {
       const act = () => (name === 'publish' ? actions.publish() : actions.ask(name));
       return [name, element('button', { className: name, onclick: act, 'data-action': name })];
     }));
-    this.root = element('div', { className: 'gloria-monitor' },
+    this.root = element('div', { className: 'gloria-monitor' }, styleSheet(MONITOR_STYLE),
       element('div', { className: 'state' }, element('i', { className: 'lamp' }), this.word, this.step, this.left),
       element('div', { className: 'bar' }, this.bar),
       element('div', { className: 'names' }, this.name, this.legend),

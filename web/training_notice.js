@@ -6,7 +6,7 @@ import { api } from '../../scripts/api.js';
 const SHOWN_MS = 15_000;
 
 app.registerExtension({
-  name: 'Gloria.TrainingNotice',
+  name: 'gloria.TrainingNotice',
   setup() {
     const { toast } = app.extensionManager;
     let shown;

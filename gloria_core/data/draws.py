@@ -7,7 +7,7 @@ on what was asked before, so a resumed run draws what an unbroken one draws.
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -137,6 +137,25 @@ class DrawPlan:
                     f"Stage '{stage.name}' wants {wanted} anchors, but no training source has them. Add labelled "
                     "anchors to the dataset, or set identity_anchors to none or auto."
                 )
+        if not stage.superset:
+            self._check_inside(stage, train)
+
+    def _check_inside(self, stage: StageConfig, clips: Sequence[CachedClip]) -> None:
+        """Anchors from elsewhere alone would leave a stage without superset anchoring without any anchor."""
+        shown = {
+            self._sources[clip.source].anchors[idx].kind
+            for clip in clips
+            for idx in self._shown(clip, 0, clip.num_latents)
+        }
+        wanted = {kind for kind in self._types(stage) if kind in _IDENTITY_KINDS}
+        wanted |= set(_IDENTITY_KINDS) if stage.identity_anchors == "both" else set()
+        wanted |= {"global"} if stage.global_anchor else set()
+        if wanted - shown:
+            raise DatasetError(
+                f"Stage '{stage.name}' has superset false, but no training clip shows the moment of any "
+                f"{' or '.join(sorted(wanted - shown))} anchor. Give anchors the times of their frames, or set "
+                "superset to true."
+            )
 
     def _types(self, stage: StageConfig) -> tuple[str, ...]:
         """Types of batches of a stage; with `one_type` a kind that no source has is left to the other one."""
@@ -238,28 +257,40 @@ class DrawPlan:
         counts: Mapping[str, int],
         rng: Random,
     ) -> tuple[int, ...]:
-        """Superset anchoring: candidates from inside the window or from the rest of the source."""
+        """Superset anchoring: candidates from inside the window or from the rest of the source.
+
+        Where one side has none, the other side's are taken. Without `superset` there is no other side: a kind or label
+        that the window does not show is left out.
+        """
         anchors = self._sources[clip.source].anchors
-        begin = clip.start + pixel_span_of_latent(latents[0])[0] / self._index.fps
-        end = clip.start + pixel_span_of_latent(latents[1] - 1)[1] / self._index.fps
+        # An image from elsewhere has no time: it is outside of every clip.
+        shown = self._shown(clip, *latents)
+        offered = range(len(anchors)) if stage.superset else shown
         shares = {"viewpoint": self._config.data.viewpoint_shares, "expression": self._config.data.expression_shares}
 
         def pick(kind: str, label: str) -> int:
-            candidates = [idx for idx, anchor in enumerate(anchors) if (anchor.kind, anchor.label) == (kind, label)]
-            # An image from elsewhere has no time: it is outside of every clip.
-            inside = [idx for idx in candidates if _is_between(anchors[idx].time, begin, end)]
+            candidates = [idx for idx in offered if (anchors[idx].kind, anchors[idx].label) == (kind, label)]
+            inside = [idx for idx in candidates if idx in shown]
             outside = [idx for idx in candidates if idx not in inside]
             wants_inside = rng.random() < stage.inside_ratio
             return rng.choice((inside if wants_inside else outside) or candidates)
 
-        chosen = [pick("global", "global")] if stage.global_anchor else []
+        has_global = any(anchors[idx].kind == "global" for idx in offered)
+        chosen = [pick("global", "global")] if stage.global_anchor and has_global else []
         for kind in _IDENTITY_KINDS:
             if batch_type in (kind, "both"):
-                present = {anchor.label for anchor in anchors if anchor.kind == kind}
+                present = {anchors[idx].label for idx in offered if anchors[idx].kind == kind}
                 available = {label: share for label, share in shares[kind].items() if label in present}
                 labels = draw_labels(available, min(counts[kind], len(available)), rng)
                 chosen += [pick(kind, label) for label in labels]
         return tuple(chosen)
+
+    def _shown(self, clip: CachedClip, first: int, stop: int) -> list[int]:
+        """Places of the anchors whose moment lies in these latent frames of a clip."""
+        begin = clip.start + pixel_span_of_latent(first)[0] / self._index.fps
+        end = clip.start + pixel_span_of_latent(stop - 1)[1] / self._index.fps
+        times = [anchor.time for anchor in self._sources[clip.source].anchors]
+        return [idx for idx, time in enumerate(times) if time is not None and begin <= time < end]
 
     def _rng(self, *names: str | int) -> Random:
         text = "/".join(map(str, (self._config.seed, *names)))
@@ -272,7 +303,3 @@ def _widest_type(stage: StageConfig, kinds: set[str]) -> str:
         return "global"
     identity = [kind for kind in _IDENTITY_KINDS if kind in kinds]
     return "both" if len(identity) == 2 else (identity or ["global"])[0]
-
-
-def _is_between(time: float | None, begin: float, end: float) -> bool:
-    return time is not None and begin <= time < end

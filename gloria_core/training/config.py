@@ -166,7 +166,11 @@ class StageConfig:
     max_expressions: int = 4
     """The same of expressions."""
     inside_ratio: float = 0.5
-    """Superset anchoring: share of the anchors taken from inside the clip, the rest from the whole source video."""
+    """Superset anchoring: share of the anchors taken from inside the clip, the rest from the whole source video.
+    Where a label has candidates on one side only, those are taken."""
+    superset: bool = True
+    """False, for ablations: only what lies inside of the clip is a candidate (`inside_ratio` must be 1), and a sample
+    goes without the anchors that its clip does not show. `anchors` in metrics.jsonl counts those of a step."""
     prefix_probability: float = 0.5
     """Share of the samples that continue a chunk: cut mid-stream, with four clean latents as prefix."""
     start_probability: float = 1.0
@@ -187,6 +191,11 @@ class StageConfig:
             start_probability=self.start_probability,
             text_dropout=self.text_dropout,
             audio_dropout=self.audio_dropout,
+        )
+        _check(
+            self.superset or self.inside_ratio == 1,
+            f"superset false takes anchors from inside of the clip alone, but inside_ratio is {self.inside_ratio}: set "
+            "it to 1.",
         )
         _check(1 <= self.max_viewpoints <= len(VIEWPOINTS), f"max_viewpoints is {self.max_viewpoints}, expected 1..4.")
         _check(1 <= self.max_expressions <= len(EXPRESSIONS), f"max_expressions is {self.max_expressions}, not 1..8.")

@@ -5,13 +5,13 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ..data.cache_index import CacheIndex
 from ..errors import CheckpointError, TrainingError
-from .config import TrainConfig
+from .config import StageConfig, TrainConfig
 from .distributed import Workers
 from .snapshot import find_latest, prune, save_snapshot
 from .trainer import Trainer
@@ -79,8 +79,11 @@ def check_same_run(
             "another name, or more steps."
         )
     began = config.stage_at(max(0, step - 1))[0] + 1
+    # A setting that is newer than the checkpoint had the value that is now its default.
+    defaults = {entry.name: entry.default for entry in fields(StageConfig) if entry.default is not MISSING}
+    stages = [{**defaults, **stage} for stage in old["stages"]]
     changes = list(
-        differences({**old, "stages": _past(old["stages"], began)}, {**new, "stages": _past(new["stages"], began)})
+        differences({**old, "stages": _past(stages, began)}, {**new, "stages": _past(new["stages"], began)})
     )
     if changes:
         raise TrainingError(

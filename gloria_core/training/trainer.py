@@ -248,6 +248,7 @@ class Trainer:
                 "lr": lr,
                 "seconds": round(seconds, 4),
                 "samples": len(samples),
+                "anchors": sum(len(draw.anchors) for draw in samples),
             },
             self.bins,
         )

@@ -21,13 +21,10 @@ export function element(tag, properties = {}, ...children) {
 }
 
 /**
- * Put a style sheet into the page, once however often it is asked for.
- * @param {string} id
+ * The style sheet of a widget, to be put into it: the page's own head stays untouched.
  * @param {string} css
  */
-export function styleSheet(id, css) {
-  if (!document.getElementById(id)) document.head.append(element('style', { id, textContent: css }));
-}
+export const styleSheet = (css) => element('style', { textContent: css });
 
 /**
  * Keys, pointers and drops inside `root` are the widget's own and do not also act on the graph.

@@ -123,6 +123,42 @@ def test_half_of_the_anchors_come_from_inside_the_window(index, samples):
     assert share(inside, len(inside)) == pytest.approx(0.5, abs=0.01)
 
 
+def test_without_superset_a_sample_has_what_its_window_shows_and_nothing_else():
+    index = make_index(num_sources=2)
+    # One picture of each label but "left", at 1 s, which only the first clip's windows show; "left" is from elsewhere.
+    times = {"global": 1.0, **dict.fromkeys((*VIEWPOINTS, *EXPRESSIONS), 1.0), "left": None}
+    anchors = tuple({a.label: replace(a, time=times[a.label]) for a in index.sources[0].anchors}.values())
+    index = replace(index, sources=tuple(replace(source, anchors=anchors) for source in index.sources))
+    stage = {"superset": False, "inside_ratio": 1.0, "identity_anchors": "both", "steps": 300}
+    counts = Counter()
+    for step in draw_all(index, make_config(stage)):
+        for sample in step.samples:
+            drawn = anchors_of(index, sample)
+            first = max(0, 4 * sample.first_latent - 3)
+            if index.clips[sample.clip_idx].start > 0 or first > 24:
+                assert drawn == []
+                continue
+            assert {a.kind for a in drawn} == {"global", "viewpoint", "expression"}
+            assert "left" not in {a.label for a in drawn}
+            counts.update(a.kind for a in drawn)
+    assert counts["global"] > 300
+    # The sizes are drawn as ever, and "left" does not lower them: 1 to 3 of the three views that are shown.
+    assert counts["viewpoint"] / counts["global"] == pytest.approx(2, abs=0.15)
+    assert counts["expression"] / counts["global"] == pytest.approx(2.5, abs=0.2)
+
+
+def test_without_superset_is_for_anchors_that_have_a_moment(index):
+    with pytest.raises(ConfigError, match=r"superset false .* inside_ratio is 0\.5: set it to 1"):
+        make_config({"superset": False})
+    config = make_config({"superset": False, "inside_ratio": 1.0})
+    timeless = tuple(
+        replace(s, anchors=tuple(replace(a, time=None) if a.kind == "viewpoint" else a for a in s.anchors))
+        for s in index.sources
+    )
+    with pytest.raises(DatasetError, match="no training clip shows the moment of any viewpoint anchor"):
+        DrawPlan(replace(index, sources=timeless), config, False).check()
+
+
 def test_one_kind_per_batch_and_the_global_anchor_always(index, steps):
     types = Counter(step.batch_type for step in steps)
     assert types == {"viewpoint": NUM_STEPS // 2, "expression": NUM_STEPS // 2}

@@ -21,6 +21,7 @@ from gloria_core.training.distributed import Workers
 from gloria_core.training.loss_bins import LossBins
 from gloria_core.training.objective import batch_loss
 from gloria_core.training.progress import Progress
+from gloria_core.training.resume import check_same_run, describe_run
 from gloria_core.training.run_folder import RunFolder, read_metrics, read_status, read_validation, request
 from gloria_core.training.snapshot import find_latest
 
@@ -109,6 +110,16 @@ def test_resume_equals_the_unbroken_run_bit_for_bit(tmp_path):
     assert_same(find_latest(folder).load("ema"), find_latest(Path(whole.output)).load("ema"))
     for role in ("lora", "gloria"):
         assert_same(*(load_file(read_status(Path(run.output))["results"][role]) for run in (broken, whole)))
+
+
+def test_a_checkpoint_of_before_a_setting_existed_belongs_to_runs_with_its_default(tmp_path):
+    config = toy_config(tmp_path, stages=[{"name": "one", "steps": 4}])
+    new = describe_run(config, read_index(Path(config.data.cache)), 1)
+    older = [{key: value for key, value in stage.items() if key != "superset"} for stage in new["stages"]]
+    check_same_run({**new, "stages": older}, new, config, 2, tmp_path)
+    strict = [{**stage, "superset": False} for stage in new["stages"]]
+    with pytest.raises(TrainingError, match=r"stages\[0\].superset was true, now false"):
+        check_same_run({**new, "stages": older}, {**new, "stages": strict}, config, 2, tmp_path)
 
 
 def stop_after(folder, step, config):
