@@ -14,6 +14,7 @@ from .settings import FootageThresholds
 from .shots import find_cuts, require_scenedetect, times_for_cuts
 from .stage import FolderStage, resources_of
 
+CAPTION_SUFFIX = ".txt"
 # What an encoder changes on a picture that it repeats stays below this.
 _STILL = 2 / 255
 _STILL_HEIGHT = 64
@@ -43,7 +44,7 @@ class Probe(FolderStage):
             width=info.width,
             has_audio=info.has_audio,
             spans=(Span(start=0.0, end=info.seconds),),
-            caption=_caption(self.video(record).with_suffix(".txt")),
+            caption=_caption(self.video(record).with_suffix(CAPTION_SUFFIX)),
         )
         reason = None
         if min(info.height, info.width) < self.thresholds.min_side:

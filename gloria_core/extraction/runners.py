@@ -7,12 +7,12 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import DatasetError
+from ..errors import DatasetError, GloriaError
 from .stage import Stage
 from .units import PartStore, StageRun, Unit, open_unit, unit_content, unit_from_content
 
@@ -38,9 +38,14 @@ def stage_groups(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
 
 @dataclass
 class LocalRunner:
-    """One video after the other, here."""
+    """One video after the other, here.
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    Args:
+        stop_on: errors that end the run, for example a Cancel; all others become rows.
+    """
+
+    stop_on: tuple[type[BaseException], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict, init=False)
     """Time spent in each stage by the last run."""
 
     def run(
@@ -48,7 +53,7 @@ class LocalRunner:
     ) -> list[Unit]:
         """Make every part that is missing."""
         store.folder.mkdir(parents=True, exist_ok=True)
-        run = StageRun(folder, stages)
+        run = StageRun(folder, stages, store, self.stop_on)
         self.seconds = run.seconds
         units = []
         for idx, video in enumerate(videos):
@@ -72,7 +77,11 @@ class RayRunner:
     def run(
         self, folder: Path, videos: Sequence[str], stages: Sequence[Stage], store: PartStore, on_unit: Progress
     ) -> list[Unit]:
-        """Make every part that is missing."""
+        """Make every part that is missing.
+
+        Raises:
+            DatasetError: Ray is not installed, or a worker cannot load a model or write a part.
+        """
         try:
             import ray
             import ray.data
@@ -84,7 +93,8 @@ class RayRunner:
             # Every worker of every group waits for its place, however few processors there are.
             places = math.ceil(self.workers * sum(group[0].resources.cpus for group in groups))
             ray.init(address=self.address, num_cpus=None if self.address else places, log_to_driver=False)
-        rows = ray.data.from_items([{"video": video, "unit": b""} for video in videos], override_num_blocks=len(videos))
+        items = [{"video": video, "unit": b"", "failure": ""} for video in videos]
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
         for idx, group in enumerate(groups):
             rows = rows.map(
                 _RayStages,
@@ -95,6 +105,8 @@ class RayRunner:
             )
         units = []
         for row in rows.iter_rows():
+            if row["failure"]:
+                raise DatasetError(row["failure"])
             units.append(_unpacked(row))
             on_unit(len(units), len(videos), row["video"])
         return units
@@ -105,21 +117,27 @@ class _RayStages:
 
     def __init__(self, folder: Path, stages: Sequence[Stage], store: PartStore, is_last: bool) -> None:
         self.folder, self.store, self.is_last = folder, store, is_last
-        self.run = StageRun(folder, stages)
+        self.run = StageRun(folder, stages, store)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["failure"]:
+            return row
+        try:
+            return {**row, "unit": _packed(self._after(row))}
+        except GloriaError as error:  # not of the video; Ray would bury it under its own
+            return {**row, "failure": str(error)}
+
+    def _after(self, row: dict[str, Any]) -> Unit:
         unit = _unpacked(row) if row["unit"] else open_unit(self.folder, row["video"], self.store)
         unit = self.run(unit)
-        if self.is_last:
-            unit = _finish(unit, self.store)
-        return {"video": row["video"], "unit": _packed(unit)}
+        return _finish(unit, self.store) if self.is_last else unit
 
 
 def _finish(unit: Unit, store: PartStore) -> Unit:
     """Write the part of a unit; its records are on disk from then on, not in memory."""
     if not unit.is_done:
         store.write(unit)
-    return Unit(video=unit.video, content=unit.content, error=unit.error, is_done=True)
+    return replace(unit, records=(), is_done=True)
 
 
 def _packed(unit: Unit) -> bytes:

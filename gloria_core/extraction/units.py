@@ -1,7 +1,8 @@
 """One source video enters, one part file leaves: its records, or the error that it ended in.
 
 A part is named by the content of the video and by its path, written whole or not at all, and used again as long as it
-was made by equal settings. A part with an error, or whose judge did not answer, is made anew by the next run.
+was made by equal settings from equal files beside the video (poses, caption). A part with an error, or whose judge did
+not answer, is made anew by the next run. Until a part is there, a partial one holds what the stages so far found.
 """
 
 import hashlib
@@ -16,13 +17,17 @@ from typing import Any
 from ..data.scan_folder import VIDEO_SUFFIXES
 from ..durable_files import commit_json, file_sha256, read_json
 from ..errors import DatasetError, GloriaError
+from .footage_stages import CAPTION_SUFFIX
+from .pose_files import JOINTS_SUFFIX, SMPL_SUFFIX
 from .records import Record, from_json, to_json
 from .stage import Stage
 
 logger = logging.getLogger(__name__)
 
-PART_SCHEMA = 1
+PART_SCHEMA = 2
 _ID_DIGITS = 16
+# Less work than this is done again sooner than it is written.
+_KEEP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,10 @@ class Unit:
     video: str
     """Path inside the folder."""
     content: str = ""
+    beside: str = ""
+    """Hash of the files beside it."""
+    stages: tuple[str, ...] = ()
+    """Names of those that it went through."""
     records: tuple[Record, ...] = ()
     error: UnitError | None = None
     is_done: bool = False
@@ -61,34 +70,49 @@ class PartStore:
 
     def has(self, unit: Unit) -> bool:
         """Whether nothing is left to do."""
-        part = read_json(self.path(unit))
-        return (
-            part is not None
-            and part.get("fingerprint") == self.fingerprint
-            and part.get("error") is None
-            and not _is_unanswered(part)
-        )
+        part = self._part(self.path(unit), unit)
+        return part is not None and part["error"] is None and not _is_unanswered(part)
 
     def write(self, unit: Unit) -> None:
         """Write a unit's part, whole or not at all."""
-        content = {"schema": PART_SCHEMA, "fingerprint": self.fingerprint, **unit_content(replace(unit, is_done=True))}
-        commit_json(self.path(unit), content)
+        self._commit(self.path(unit), replace(unit, is_done=True))
+        self._partial(unit).unlink(missing_ok=True)
 
     def read(self, unit: Unit) -> Unit | None:
         """The finished unit of a video; None: not done yet, or by other settings."""
-        part = read_json(self.path(unit))
-        if part is None or part.get("fingerprint") != self.fingerprint:
-            return None
-        return unit_from_content(part, str(self.path(unit)))
+        part = self._part(self.path(unit), unit)
+        return None if part is None else unit_from_content(part, str(self.path(unit)))
+
+    def keep(self, unit: Unit) -> None:
+        """Write what the stages so far found."""
+        self._commit(self._partial(unit), unit)
+
+    def kept(self, unit: Unit) -> Unit:
+        """The unit as far as an earlier run came with it."""
+        part = self._part(self._partial(unit), unit)
+        return unit if part is None else unit_from_content(part, str(self._partial(unit)))
 
     def records(self) -> list[Record]:
         """The records of all finished parts, by the parts' names."""
         found: list[Record] = []
         for path in sorted(self.folder.glob("*.json")):
             part = read_json(path)
-            if part is not None and part.get("fingerprint") == self.fingerprint:
+            if part is not None and self._is_ours(part):
                 found += unit_from_content(part, str(path)).records
         return found
+
+    def _partial(self, unit: Unit) -> Path:
+        return self.path(unit).with_suffix(".partial")
+
+    def _commit(self, path: Path, unit: Unit) -> None:
+        commit_json(path, {"schema": PART_SCHEMA, "fingerprint": self.fingerprint, **unit_content(unit)})
+
+    def _part(self, path: Path, unit: Unit) -> dict[str, Any] | None:
+        part = read_json(path)
+        return part if part is not None and self._is_ours(part) and part["beside"] == unit.beside else None
+
+    def _is_ours(self, part: dict[str, Any]) -> bool:
+        return part.get("schema") == PART_SCHEMA and part.get("fingerprint") == self.fingerprint
 
 
 def find_videos(folder: Path) -> list[str]:
@@ -109,47 +133,73 @@ def find_videos(folder: Path) -> list[str]:
     return videos
 
 
-def open_unit(folder: Path, video: str, store: PartStore | None) -> Unit:
-    """A video's unit, done already if its part is there."""
+def open_unit(folder: Path, video: str, store: PartStore) -> Unit:
+    """A video's unit as far as earlier runs came with it."""
     digest = file_sha256(folder / video)
     if digest is None:
         error = UnitError(stage="open", kind="DatasetError", message=f"'{video}' cannot be read.")
         return Unit(video=video, content="unreadable", error=error)
     content = digest[:_ID_DIGITS]
-    unit = Unit(video=video, content=content, records=(Record(id=content, video=video),))
-    return replace(unit, is_done=store is not None and store.has(unit))
+    beside = _beside(folder / video)
+    unit = Unit(video=video, content=content, beside=beside, records=(Record(id=content, video=video),))
+    return replace(unit, is_done=True) if store.has(unit) else store.kept(unit)
+
+
+def _beside(video: Path) -> str:
+    """A hash of everything else that the stages read of a video."""
+    digests = [file_sha256(video.with_suffix(suffix)) for suffix in (CAPTION_SUFFIX, SMPL_SUFFIX, JOINTS_SUFFIX)]
+    return hashlib.sha256(str(digests).encode()).hexdigest()[:_ID_DIGITS]
 
 
 class StageRun:
-    """Some stages one behind the other, set up when the first unit arrives in this process."""
+    """Some stages one behind the other, set up when the first work arrives in this process.
 
-    def __init__(self, folder: Path, stages: Sequence[Stage]) -> None:
-        self.folder = folder
+    Args:
+        stop_on: errors that end the run instead of becoming a row; what earlier stages found is kept.
+    """
+
+    def __init__(
+        self, folder: Path, stages: Sequence[Stage], store: PartStore, stop_on: tuple[type[BaseException], ...] = ()
+    ) -> None:
+        self.folder, self.store, self.stop_on = folder, store, stop_on
         self.stages = list(stages)
         self.is_set_up = False
         self.seconds = {stage.name: 0.0 for stage in self.stages}
 
     def __call__(self, unit: Unit) -> Unit:
         """The unit after these stages; an error stops it, not the run."""
+        if unit.is_done or unit.error is not None:
+            return unit
         if not self.is_set_up:
             for stage in self.stages:
                 stage.setup()
             self.is_set_up = True
-        if unit.is_done or unit.error is not None:
-            return unit
+        kept_at = time.monotonic()
         for stage in self.stages:
-            started = time.perf_counter()
-            try:
-                records = [out for record in unit.records for out in _step(stage, record)]
-            except Exception as error:
-                logger.warning("%s: %s: %s", unit.video, stage.name, error)
-                return replace(unit, error=_unit_error(stage, error, self.folder))
-            finally:
-                self.seconds[stage.name] += time.perf_counter() - started
-            unit = replace(unit, records=tuple(records))
+            if stage.name in unit.stages:
+                continue
+            unit = self._after(stage, unit)
+            if unit.error is not None:
+                return unit
+            if time.monotonic() - kept_at >= _KEEP_SECONDS:
+                self.store.keep(unit)
+                kept_at = time.monotonic()
         for record in unit.records:
             log_rejects(record)
         return unit
+
+    def _after(self, stage: Stage, unit: Unit) -> Unit:
+        started = time.perf_counter()
+        try:
+            records = [out for record in unit.records for out in _step(stage, record)]
+        except self.stop_on:
+            raise
+        except Exception as error:
+            logger.warning("%s: %s: %s", unit.video, stage.name, error)
+            return replace(unit, error=_unit_error(stage, error, self.folder))
+        finally:
+            self.seconds[stage.name] += time.perf_counter() - started
+        return replace(unit, records=tuple(records), stages=(*unit.stages, stage.name))
 
 
 def log_rejects(record: Record) -> None:
@@ -179,6 +229,8 @@ def unit_content(unit: Unit) -> dict[str, Any]:
     return {
         "video": unit.video,
         "content": unit.content,
+        "beside": unit.beside,
+        "stages": list(unit.stages),
         "error": None if unit.error is None else asdict(unit.error),
         "is_done": unit.is_done,
         "records": [] if unit.error is not None else to_json(unit.records),
@@ -191,6 +243,8 @@ def unit_from_content(content: dict[str, Any], where: str) -> Unit:
     return Unit(
         video=content["video"],
         content=content["content"],
+        beside=content["beside"],
+        stages=tuple(content["stages"]),
         error=None if error is None else UnitError(**error),
         is_done=content["is_done"],
         records=from_json(content["records"], where),

@@ -11,7 +11,9 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -24,18 +26,19 @@ sys.path.append(str(Path(__file__).resolve().parent))
 from toy_scene import toy_source, write_joints_file, write_smpl_file, write_toy_video
 
 from gloria_core.data.manifest import read_manifest
-from gloria_core.errors import DatasetError
-from gloria_core.extraction import view_stage
+from gloria_core.errors import DatasetError, GloriaError
+from gloria_core.extraction import units, view_stage
 from gloria_core.extraction.__main__ import main
 from gloria_core.extraction.backends import Backends
 from gloria_core.extraction.collect import REPORT_NAME
-from gloria_core.extraction.extract import extract, read_settings
+from gloria_core.extraction.extract import extract, read_settings, run_stages
 from gloria_core.extraction.footage_stages import Probe
 from gloria_core.extraction.pipeline import fingerprint, make_stages
 from gloria_core.extraction.pose_files import PoseFiles
 from gloria_core.extraction.records import Record, Span, cut
 from gloria_core.extraction.runners import LocalRunner, RayRunner
 from gloria_core.extraction.stage import Resources
+from gloria_core.extraction.transformers_backends import PersonModel
 from gloria_core.extraction.units import PartStore, find_videos
 
 REPO = Path(__file__).resolve().parents[3]
@@ -139,17 +142,25 @@ def test_ray_makes_the_same_bytes(footage, small, monkeypatch):
     assert run(other, RayRunner(workers=1)) == local
     assert parts_of(other) == parts_of(footage)
     assert (other / "extraction" / REPORT_NAME).read_bytes() == (footage / "extraction" / REPORT_NAME).read_bytes()
+    # What a worker cannot load is said as it is said here.
+    nobody = Backends(body=PoseFiles(), people=PersonModel(footage / "none"))
+    for runner in (LocalRunner(), RayRunner(workers=1)):
+        with pytest.raises(GloriaError, match="There is no model in"):
+            extract(other, settings_of(footage), nobody, runner)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
-def test_kill_9_and_rerun_loses_nothing_and_does_nothing_twice(footage, small):
+@pytest.mark.parametrize(("options", "kills"), [([], (1, 3, 5)), (["--ray", "--workers", "1"], (1, 3))])
+def test_kill_9_and_rerun_loses_nothing_and_does_nothing_twice(footage, small, options, kills):
+    if options:
+        pytest.importorskip("ray.data", reason="Ray is the extra 'scale'")
     whole = run(footage)
     other = footage.parent / "other"
     shutil.copytree(small, other)
-    command = [sys.executable, "-m", "gloria_core.extraction", str(other), "--settings",
-               str(footage.parent / "settings.yaml")]  # fmt: skip
+    arguments = [str(other), "--settings", str(footage.parent / "settings.yaml"), *options]
+    command = [sys.executable, "-m", "gloria_core.extraction", *arguments]
     parts = other / "extraction" / "parts"
-    for kept in (1, 3, 5):
+    for kept in kills:
         process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(parts.glob("*.json"))) < kept:
             time.sleep(0.005)
@@ -159,9 +170,74 @@ def test_kill_9_and_rerun_loses_nothing_and_does_nothing_twice(footage, small):
         assert len(done) >= kept
         for path in done:
             json.loads(path.read_bytes())
-    assert run(other) == whole
+    assert main(arguments) == 0
+    assert (other / "dataset.json").read_bytes() == whole
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert parts_of(other) == parts_of(footage)
+
+
+class StoppedError(Exception):
+    """Somebody pressed Cancel."""
+
+
+def test_a_stopped_video_goes_on_behind_its_last_finished_stage(footage, small, monkeypatch):
+    whole = run(footage)
+    other = footage.parent / "other"
+    shutil.copytree(small, other)
+    settings = settings_of(footage)
+    looked_at = Counter()
+    monkeypatch.setattr(units, "_KEEP_SECONDS", 0.0)
+
+    def run_until(stop_at, runner):
+        stages = make_stages(other, settings, poses())
+        for stage in stages:
+            stage.on_picture = partial(watch, stage.name, stop_at)
+        return run_stages(other, settings, poses(), stages, runner)
+
+    def watch(name, stop_at):
+        if name == stop_at:
+            raise StoppedError
+        looked_at[name] += 1
+
+    for stop_at in ("people", "choose"):
+        with pytest.raises(StoppedError):
+            run_until(stop_at, LocalRunner(stop_on=(StoppedError,)))
+        assert not parts_of(other), "no part says that it is finished"
+    run_until(None, LocalRunner())
+    assert (other / "dataset.json").read_bytes() == whole
+    assert parts_of(other) == parts_of(footage)
+    assert not list(other.rglob("*.partial"))
+    stopped = Counter(looked_at)
+    shutil.rmtree(other / "extraction")
+    (other / "dataset.json").unlink()
+    looked_at.clear()
+    run_until(None, LocalRunner())
+    assert stopped == looked_at, "no stage looked at a picture twice"
+
+
+def test_an_error_does_not_stop_the_run_unless_it_says_so(footage):
+    stages = make_stages(footage, settings_of(footage), poses())
+
+    def cancel():
+        raise StoppedError("stop")
+
+    stages[2].on_picture = cancel
+    with pytest.raises(DatasetError, match="No footage is left"):
+        run_stages(footage, settings_of(footage), poses(), stages, LocalRunner())
+    assert set(errors_of(footage).values()) == {"StoppedError: stop"}
+
+
+def test_another_pose_file_or_caption_makes_the_part_anew(footage):
+    run(footage)
+    before = parts_of(footage)
+    (footage / "v0.txt").write_text("somebody else")
+    mended = toy_source(2, facings=FACINGS, seconds=4.0, size=128)
+    write_joints_file(footage / "v2.joints.npz", mended, noise=1.0)
+    run(footage)
+    after = parts_of(footage)
+    changed = {json.loads(after[name])["video"] for name in after if after[name] != before[name]}
+    assert changed == {"v0.mp4", "v2.mp4"}
+    assert read_manifest(footage).sources[0].caption == "somebody else"
 
 
 def test_bad_files_become_error_rows_and_the_others_go_on(footage):
