@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gloria_core.conditioning.anchors import KINDS
+from gloria_core.demo.train_arm import ONE_POSITION
 from gloria_core.sampling.plan import PREFIX_LATENTS
 
 from .films import PROGRAMS
@@ -17,7 +18,6 @@ from .films import PROGRAMS
 AUDIO_LAG = 3
 FULL = "full"
 REFERENCES = ("truth", "autoencoder", "chance")
-ONE_POSITION = {"global_offset": 600, "viewpoint_offset": 600, "expression_offset": 600, "label_step": 0}
 SWAPPED_VIEWS = {"viewpoints": ("back", "front", "left", "right")}
 DRIFT = {"room_drift": 1, "palette_drift": 1, "identity_drift": 1}
 _SPEECH = ("talking", "feeling", "random")
@@ -31,7 +31,7 @@ class Arm:
         moves: by metric the direction in which the arm must differ from the full model; 0: either.
         settings: changed `GloriaSettings`; the weights stay.
         audio_lag: frames by which the model hears the speech too late; None: it hears the silence that guidance uses.
-        trained: the arm has weights of its own, `python -m gloria_core.demo.train --arm <name>`.
+        trained: the arm has weights of its own, from `python -m gloria_core.demo.train --arm`.
     """
 
     name: str

@@ -15,17 +15,18 @@ logger = logging.getLogger(__name__)
 DIT_NAME = "gloria_demo_dit.safetensors"
 
 
-def export_models(files: DemoFiles, merged: Path) -> dict[str, Path]:
+def export_models(files: DemoFiles, merged: Path, target: Path) -> dict[str, Path]:
     """Paths by model folder.
 
     Args:
         merged: the trainer's result, the whole model in one file.
+        target: gets the model folders.
     """
     places = {
-        "diffusion_models": files.export / "diffusion_models" / DIT_NAME,
-        "vae": files.export / "vae" / files.vae.name,
-        "text_encoders": files.export / "text_encoders" / files.text_encoder.name,
-        "audio_encoders": files.export / "audio_encoders" / files.audio_encoder.name,
+        "diffusion_models": target / "diffusion_models" / DIT_NAME,
+        "vae": target / "vae" / files.vae.name,
+        "text_encoders": target / "text_encoders" / files.text_encoder.name,
+        "audio_encoders": target / "audio_encoders" / files.audio_encoder.name,
     }
     weights = {
         name: tensor if name == SETTINGS_KEY else tensor.to(torch.bfloat16)
@@ -35,7 +36,7 @@ def export_models(files: DemoFiles, merged: Path) -> dict[str, Path]:
     for folder, source in zip(("vae", "text_encoders", "audio_encoders"), files.encoders, strict=True):
         _copy(source, places[folder])
     total = sum(path.stat().st_size for path in places.values())
-    logger.info("exported %d files, %.1f MB: %s", len(places), total / 1e6, files.export)
+    logger.info("exported %d files, %.1f MB: %s", len(places), total / 1e6, target)
     return places
 
 

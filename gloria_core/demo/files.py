@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import TrainingError
+
 
 @dataclass(frozen=True)
 class DemoFiles:
@@ -40,8 +42,15 @@ class DemoFiles:
         return self.root / f"cache_{stage}"
 
     def run(self, stage: str) -> Path:
-        """The training run of `base` or `stages`."""
+        """The training run of `base`, `stages` or an arm."""
         return self.root / f"run_{stage}"
+
+    def result(self, stage: str) -> Path:
+        """The weights that a finished run has left."""
+        results = sorted((self.run(stage) / "results").glob("*_merged.safetensors"))
+        if not results:
+            raise TrainingError(f"{self.run(stage)} has no results. Run the same command again to finish it.")
+        return results[-1]
 
     @property
     def fresh_dit(self) -> Path:

@@ -34,7 +34,6 @@ from .latent_scale import denormalized
 from .pictures import held_out_clips
 from .runs import BASE, STAGES, base_run, stages_run
 from .sizes import SIZES, DemoSizes
-from .train import result_of
 from .wan_vae import WanVae
 from .world_cache import frames_of_window, load_vae
 
@@ -91,7 +90,7 @@ def _newest_model(sizes: DemoSizes, files: DemoFiles, stage: str) -> GloriaDiT:
 
 
 def _stages_config(sizes: DemoSizes, files: DemoFiles) -> TrainConfig:
-    return stages_run(sizes, files, "cpu", str(result_of(files, BASE)))
+    return stages_run(sizes, files, "cpu", str(files.result(BASE)))
 
 
 def _unfinished_vae(sizes: DemoSizes, files: DemoFiles) -> WanVae:

@@ -8,7 +8,7 @@ from .sizes import DemoSizes, StageSteps
 from .world_cache import frames_of_window
 
 BASE, STAGES = "base", "stages"
-_NAME = "gloria_demo"
+NAME = "gloria_demo"
 # No anchors and no speech: text, and a first frame in half of the samples.
 _BASE_CONDITIONS: dict[str, Any] = {
     "audio": False, "global_anchor": False, "identity_anchors": "none", "prefix_probability": 0.0,
@@ -19,13 +19,13 @@ _BASE_CONDITIONS: dict[str, Any] = {
 def base_run(sizes: DemoSizes, files: DemoFiles, device: str) -> TrainConfig:
     """Text- and image-to-video from scratch."""
     stages = [{"name": "base", "steps": sizes.stages.base, **_BASE_CONDITIONS}]
-    own = {"name": f"{_NAME}_base", "base": str(files.fresh_dit), "audio_branch": False, "stages": stages}
+    own = {"name": f"{NAME}_base", "base": str(files.fresh_dit), "audio_branch": False, "stages": stages}
     return config_from_dict({**_common(sizes, files, device, BASE, sizes.stages.lr), **own})
 
 
 def stages_run(sizes: DemoSizes, files: DemoFiles, device: str, base: str) -> TrainConfig:
     """The paper's curriculum (sec. 4.4) on that base: speech; global anchor and prefix; identity anchors."""
-    own = {"name": _NAME, "base": base, "audio_branch": True, "stages": paper_stages(sizes.stages)}
+    own = {"name": NAME, "base": base, "audio_branch": True, "stages": paper_stages(sizes.stages)}
     common = _common(sizes, files, device, STAGES, sizes.stages.lr / 3)
     # Ablations of the identity stages start where those do: that checkpoint stays.
     common["checkpoints"]["keep_every"] = sizes.stages.audio + sizes.stages.global_anchor

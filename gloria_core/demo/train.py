@@ -1,9 +1,11 @@
 """One command trains the whole demo model: sizes enter, four files that ComfyUI loads leave.
 
     python -m gloria_core.demo.train --scale gpu --output gloria_demo
+    python -m gloria_core.demo.train --scale gpu --output gloria_demo --arm no_offsets
 
 autoencoder -> text and speech encoders -> datasets of the toy world -> base from scratch -> the paper's stages ->
 export. Every part is skipped when it is done and goes on where it was cut, so the same command resumes after anything.
+With --arm an ablation's identity stages are trained beside it, from the full model's checkpoint before them.
 docs/demo_model.md tells sizes and costs.
 """
 
@@ -15,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,12 +34,14 @@ from .runs import BASE, STAGES, base_run, stages_run
 from .scratch import write_fresh_dit
 from .sizes import SIZES, DemoSizes
 from .text_encoder import train_text_encoder
+from .train_arm import ARMS, train_arm
 from .train_vae import train_vae
 from .world_cache import build_world_cache, clip_latents
 
 logger = logging.getLogger(__name__)
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
+_SIZES = "sizes.json"
 
 
 def train_demo(sizes: DemoSizes, output: Path) -> bool:
@@ -44,6 +49,8 @@ def train_demo(sizes: DemoSizes, output: Path) -> bool:
     files, device = DemoFiles(output), _device(sizes)
     output.mkdir(parents=True, exist_ok=True)
     _check_same_sizes(sizes, output)
+    if not (output / _SIZES).exists():
+        commit_json(output / _SIZES, _identity(sizes))
     log_estimate(sizes, device)
     if not files.vae.exists():
         _timed("autoencoder", lambda: train_vae(sizes, files.vae_run, files.vae, device))
@@ -57,31 +64,22 @@ def train_demo(sizes: DemoSizes, output: Path) -> bool:
     if not train(base_run(sizes, files, device.type)):
         return False
     _build_cache(sizes, files, STAGES, device)
-    if not train(stages_run(sizes, files, device.type, str(result_of(files, BASE)))):
+    if not train(stages_run(sizes, files, device.type, str(files.result(BASE)))):
         return False
-    export_models(files, result_of(files, STAGES))
+    export_models(files, files.result(STAGES), files.export)
     return True
-
-
-def result_of(files: DemoFiles, stage: str) -> Path:
-    """The weights that a finished run has left."""
-    results = sorted((files.run(stage) / "results").glob("*_merged.safetensors"))
-    if not results:
-        raise TrainingError(f"{files.run(stage)} has no results. Run the same command again to finish it.")
-    return results[-1]
 
 
 def _check_same_sizes(sizes: DemoSizes, output: Path) -> None:
     """One folder, one model. The stages' steps may change: the trainer knows what it can go on with."""
-    path = output / "sizes.json"
-    wanted = json.loads(json.dumps({**asdict(sizes), "stages": None}))
-    before = read_json(path)
-    if before is None:
-        commit_json(path, wanted)
-        return
-    changes = list(differences(before, wanted))
+    before = read_json(output / _SIZES)
+    changes = [] if before is None else list(differences(before, _identity(sizes)))
     if changes:
         raise TrainingError(f"{output} holds another demo model: {'; '.join(changes)}. Give another --output.")
+
+
+def _identity(sizes: DemoSizes) -> dict[str, Any]:
+    return json.loads(json.dumps({**asdict(sizes), "stages": None}))
 
 
 def _build_cache(sizes: DemoSizes, files: DemoFiles, stage: str, device: torch.device) -> None:
@@ -111,10 +109,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--scale", choices=tuple(SIZES), default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=Path("gloria_demo"), help="folder for everything it makes")
+    parser.add_argument("--arm", choices=tuple(ARMS), help="train this ablation of the model in the folder")
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="where that model is, if not in --output")
     options = parser.parse_args(arguments)
+    if options.base is not None and options.arm is None:
+        parser.error("--base is for --arm: it names the folder of the full model")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sizes, base = SIZES[options.scale], options.base or options.output
     try:
-        return FINISHED if train_demo(SIZES[options.scale], options.output) else STOPPED
+        if options.arm is None:
+            is_finished = train_demo(sizes, options.output)
+        else:
+            _check_same_sizes(sizes, base)
+            device = _device(sizes).type
+            is_finished = train_arm(sizes, ARMS[options.arm], DemoFiles(base), options.output, device)
+        return FINISHED if is_finished else STOPPED
     except GloriaError as error:
         logger.error("%s", error)
         return FAILED

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.anchor_attention import write_untrained
 from benchmarks.toyworld.__main__ import parse, run
-from benchmarks.toyworld.arms import ARMS, ONE_POSITION, SWAPPED_VIEWS
+from benchmarks.toyworld.arms import ARMS, SWAPPED_VIEWS
 from benchmarks.toyworld.films import make_film, seams_of
 from benchmarks.toyworld.measure import look_at, measure, seam_jump, slope
 from benchmarks.toyworld.report import BEGIN, END, write_between_markers
@@ -31,6 +31,7 @@ from benchmarks.toyworld.statistics import (
 )
 from gloria_core.demo.scratch import dit_config
 from gloria_core.demo.sizes import TINY
+from gloria_core.demo.train_arm import ONE_POSITION
 from gloria_core.model.checkpoint import load_dit, write_merged
 from gloria_core.model.rope import anchor_position
 from gloria_core.sampling.denoise import SampleSettings

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from gloria_core.demo.runs import BASE, STAGES
 from gloria_core.demo.scratch import dit_config, write_fresh_dit
 from gloria_core.demo.sizes import CPU, GPU, TINY
 from gloria_core.demo.train import train_demo
+from gloria_core.demo.train_arm import ARMS, arm_run, train_arm
 from gloria_core.demo.train_vae import VaeTraining
 from gloria_core.errors import TrainingError
 from gloria_core.model.checkpoint import expected_shapes, load_dit
@@ -33,8 +35,8 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def exported(output):
-    return {path.name: path.read_bytes() for path in sorted(DemoFiles(output).export.rglob("*.safetensors"))}
+def exported(output, folder="models"):
+    return {path.name: path.read_bytes() for path in sorted((output / folder).rglob("*.safetensors"))}
 
 
 def command(output):
@@ -79,6 +81,63 @@ def test_doing_it_again_does_nothing_and_another_model_is_refused(whole):
 def test_the_sheets_of_pictures_can_be_made_of_every_part(whole):
     names = [path.name for path in look(TINY, whole)]
     assert names == ["sheet_vae.png", "sheet_base.png", "sheet_stages.png"]
+
+
+ALL_ARMS = """
+import shutil
+import sys
+from pathlib import Path
+from gloria_core.demo.files import DemoFiles
+from gloria_core.demo.sizes import TINY
+from gloria_core.demo.train import main
+from gloria_core.demo.train_arm import ARMS, TrainedArm, train_arm
+
+base, output = map(Path, sys.argv[1:])
+assert train_arm(TINY, TrainedArm(name="nothing", benchmark="nothing"), DemoFiles(base), output, "cpu")
+for name in ARMS:
+    assert main(["--scale", "tiny", "--base", str(base), "--output", str(output), "--arm", name]) == 0
+# As after a kill in the last stage.
+(output / "models_one_way").rename(output / "models_unbroken")
+run = DemoFiles(output).run("one_way")
+for folder in (run / "checkpoints" / "step_00000008", run / "results"):
+    shutil.rmtree(folder)
+assert main(["--scale", "tiny", "--base", str(base), "--output", str(output), "--arm", "one_way"]) == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory, whole):
+    output = tmp_path_factory.mktemp("arms")
+    subprocess.run([sys.executable, "-c", ALL_ARMS, str(whole), str(output)], **OPTIONS, check=True)
+    return output
+
+
+def model_of(folder):
+    return load_dit(next((folder / "diffusion_models").iterdir()))
+
+
+def test_an_arm_that_changes_nothing_is_the_full_model_bit_for_bit(whole, arms):
+    full, again = model_of(whole / "models").state_dict(), model_of(arms / "models_nothing").state_dict()
+    assert all(torch.equal(again[name], full[name]) for name in full)
+    steps = [line["step"] for line in read_metrics(DemoFiles(arms).run("nothing"))[0]]
+    assert steps == [5, 6, 7, 8], "only the identity stages are trained again"
+
+
+def test_arms_differ_from_the_full_model_and_their_files_know_how(whole, arms):
+    full = model_of(whole / "models")
+    for name, arm in ARMS.items():
+        model = model_of(arms / f"models_{name}")
+        assert not torch.equal(model.blocks[0].ffn[0].weight, full.blocks[0].ffn[0].weight), name
+        assert model.config.gloria == replace(full.config.gloria, **arm.settings)
+    run = arm_run(TINY, ARMS["no_superset"], DemoFiles(whole), arms, whole, "cpu")
+    assert [stage.superset for stage in run.stages] == [True, True, False, False]
+
+
+def test_an_arm_goes_on_where_it_was_cut_and_needs_the_full_models_checkpoint(tmp_path, arms):
+    assert len(exported(arms, "models_unbroken")) == 4
+    assert exported(arms, "models_one_way") == exported(arms, "models_unbroken")
+    with pytest.raises(TrainingError, match="starts at the end of the stage global_anchor"):
+        train_arm(TINY, ARMS["one_way"], DemoFiles(tmp_path), tmp_path, "cpu")
 
 
 def reaches(output, moment):
