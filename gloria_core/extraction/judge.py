@@ -100,6 +100,10 @@ def as_probabilities(seen: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(seen["confidence"]) if name == seen["label"] else rest for name in EXPRESSIONS}
 
 
+def _go_on() -> None:
+    """Nobody watches."""
+
+
 @dataclass
 class EndpointJudge:
     """A vision-language model behind a named endpoint.
@@ -113,6 +117,8 @@ class EndpointJudge:
     file: Path | None = None
     pause_seconds: float = 1.0
     """Before the second attempt; doubled before each further one."""
+    on_attempt: Callable[[], None] = _go_on
+    """Called before every attempt; what it raises ends the run."""
     endpoint: Endpoint = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,6 +148,7 @@ class EndpointJudge:
     def _asked(self, question: str, schema: dict[str, Any], picture: bytes, attempts: list[int]) -> dict[str, Any]:
         """A checked answer within the allowed number of attempts for one question."""
         for attempt in range(self.endpoint.attempts):
+            self.on_attempt()
             attempts[0] += 1
             try:
                 return checked_answer(ask(self.endpoint, question, picture, schema), schema)

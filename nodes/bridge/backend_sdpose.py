@@ -4,13 +4,16 @@ SDPose finds keypoints in the picture; it knows no depth. `gloria_core/extractio
 them.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import torch
 
 from ...gloria_core.data.read_clip import probe_video
+from ...gloria_core.durable_files import file_sha256
 from ...gloria_core.errors import CheckpointError, DatasetError
 from ...gloria_core.extraction.backends import Box, Moment, PersonDetector
 from ...gloria_core.extraction.frames import pictures, sample_times
@@ -18,11 +21,13 @@ from ...gloria_core.extraction.keypoints import NUM_JOINTS, track_from_keypoints
 from ...gloria_core.extraction.pose_files import BodyTrack
 from ...gloria_core.extraction.records import Span
 from .extraction_models import OnPicture, as_image, weights_name
+from .kept_work import KeptKeypoints
 
 # A pass through the diffusion model for each; enough for turns of 90 degrees a second.
 RATE = 8.0
 _TRACK_FPS = 24.0
 _TOGETHER = 8
+_KEEP_SECONDS = 20.0
 
 
 class SdPoseBody:
@@ -30,15 +35,19 @@ class SdPoseBody:
 
     Args:
         people: whose box is looked at; None: the whole picture is one person.
+        work: folder in which poses are kept.
     """
 
-    def __init__(self, model: Any, vae: Any, people: PersonDetector | None, on_picture: OnPicture) -> None:
+    def __init__(
+        self, model: Any, vae: Any, people: PersonDetector | None, on_picture: OnPicture, work: Path
+    ) -> None:
         if not hasattr(model.model.diffusion_model, "heatmap_head"):
             raise CheckpointError(
                 "The model at pose_model is no SDPose model. Load sdpose_wholebody_fp16.safetensors with Load "
                 "Checkpoint."
             )
         self._model, self._vae, self._people, self._on_picture = model, vae, people, on_picture
+        self._work = work
         self._track: tuple[Path, BodyTrack] | None = None
         boxes = None if people is None else people.name
         self.name = weights_name("sdpose", model.model.diffusion_model, RATE, boxes)
@@ -64,9 +73,26 @@ class SdPoseBody:
 
     def _make_track(self, video: Path) -> BodyTrack:
         times = sample_times(Span(start=0.0, end=probe_video(video).seconds), RATE)
-        joints_TJ3 = np.zeros((len(times), NUM_JOINTS, 3))
+        kept = KeptKeypoints(self._work, f"{self.name} {file_sha256(video)}")
+        joints_TJ3, first = kept.read((len(times), NUM_JOINTS, 3))
+        num_done = num_kept = first
+        kept_at = monotonic()
+        try:
+            for num_done in self._finding(video, times, first, joints_TJ3):
+                if monotonic() - kept_at >= _KEEP_SECONDS:
+                    kept.write(joints_TJ3[:num_done])
+                    num_kept, kept_at = num_done, monotonic()
+        finally:
+            if num_done > num_kept:
+                kept.write(joints_TJ3[:num_done])
+        if not joints_TJ3.any():
+            raise DatasetError(f"Nobody is seen alone in '{video.name}', so there is no pose.")
+        return track_from_keypoints(np.array(times), joints_TJ3, _TRACK_FPS)
+
+    def _finding(self, video: Path, times: list[float], first: int, joints_TJ3: np.ndarray) -> Iterator[int]:
+        """Fill in the joints from sample `first` on; yields how many samples are done."""
         waiting: list[tuple[int, torch.Tensor, list[Box]]] = []
-        for idx, (time, picture_HWC) in enumerate(pictures(video, times)):
+        for idx, (time, picture_HWC) in enumerate(pictures(video, times[first:]), first):
             self._on_picture("poses")
             boxes = [] if self._people is None else self._people.people(Moment(video, time, picture_HWC))
             if self._people is None or len(boxes) == 1:
@@ -74,10 +100,9 @@ class SdPoseBody:
             if len(waiting) == _TOGETHER:
                 self._find(waiting, joints_TJ3)
                 waiting = []
+                yield idx + 1
         self._find(waiting, joints_TJ3)
-        if not joints_TJ3.any():
-            raise DatasetError(f"Nobody is seen alone in '{video.name}', so there is no pose.")
-        return track_from_keypoints(np.array(times), joints_TJ3, _TRACK_FPS)
+        yield len(times)
 
     def _find(self, waiting: list[tuple[int, torch.Tensor, list[Box]]], joints_TJ3: np.ndarray) -> None:
         """Put the joints of the pictures that wait into their places."""

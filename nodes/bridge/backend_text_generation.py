@@ -1,5 +1,6 @@
 """A stock vision-language CLIP enters, expressions, second looks at them and captions leave, by text generation."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from ...gloria_core.extraction.judge import (
     second_look,
 )
 from .extraction_models import as_image, weights_name
+from .kept_work import KeptAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,8 @@ _DESCRIBE = (
 class LocalModel:
     """Expression classifier, judge and captioner: one model with its questions, without sampling."""
 
-    def __init__(self, clip: Any) -> None:
-        self._clip = clip
+    def __init__(self, clip: Any, answers: KeptAnswers) -> None:
+        self._clip, self._answers = clip, answers
         self.name = weights_name("text generation", clip.cond_stage_model, QUESTIONS_HASH)
 
     def setup(self) -> None:
@@ -74,6 +76,12 @@ class LocalModel:
         return checked_answer(text[text.find("{") : text.rfind("}") + 1], schema)
 
     def _generated(self, prompt: str, picture_HWC: Tensor, max_tokens: int) -> str:
+        """The model's words; without sampling equal questions have equal answers, so each is asked once."""
+        key = hashlib.sha256(f"{self.name} {prompt} {max_tokens} {tuple(picture_HWC.shape)}".encode())
+        key.update(picture_HWC.contiguous().numpy().tobytes())
+        return self._answers.get(key.hexdigest(), lambda: self._generate(prompt, picture_HWC, max_tokens))
+
+    def _generate(self, prompt: str, picture_HWC: Tensor, max_tokens: int) -> str:
         from comfy_extras.nodes_textgen import TextGenerate
 
         image_BHWC = as_image(picture_HWC)

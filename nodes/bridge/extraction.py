@@ -180,7 +180,9 @@ def run_extraction(folder: Path, settings: ExtractionSettings, backends: Backend
     stages = make_stages(folder, settings, backends)
     for stage in stages:
         stage.on_picture = _named(watch, stage.name)
-    return run_stages(folder, settings, backends, stages, LocalRunner())
+    # Before ComfyUI 0.24 a Cancel is an error like any other.
+    runner = LocalRunner(stop_on=(model_management.InterruptProcessingException,))
+    return run_stages(folder, settings, backends, stages, runner)
 
 
 def _named(watch: Watch, work: str) -> Callable[[], None]:

@@ -20,6 +20,7 @@ from .backend_sam3 import Sam3People
 from .backend_sdpose import SdPoseBody
 from .backend_text_generation import LocalModel
 from .extraction_models import OnPicture
+from .kept_work import KeptAnswers
 
 CLASSIFIERS_FOLDER = "classifiers"
 NO_CLASSIFIER = "none"
@@ -49,8 +50,11 @@ class PoseFile(PoseFiles):
         self.name = f"pose file {str(file_sha256(path))[:_DIGITS]}"
 
 
-def make_backends(connected: Connected, find_viewpoints: bool, on_picture: OnPicture) -> Backends:
+def make_backends(connected: Connected, find_viewpoints: bool, on_picture: OnPicture, work: Path) -> Backends:
     """Everything that the connected models allow.
+
+    Args:
+        work: folder in which dear answers are kept.
 
     Raises:
         DatasetError: Something that was asked for has nothing to do it with, and what to connect.
@@ -61,11 +65,12 @@ def make_backends(connected: Connected, find_viewpoints: bool, on_picture: OnPic
     if connected.pose_model is not None and pose_file is None:
         if connected.pose_vae is None:
             raise DatasetError("pose_model needs pose_vae: the VAE output of the same Load Checkpoint node.")
-        body = SdPoseBody(connected.pose_model, connected.pose_vae, detector, on_picture)
+        body = SdPoseBody(connected.pose_model, connected.pose_vae, detector, on_picture, work)
     if find_viewpoints and body is None:
         raise DatasetError(_no_viewpoints(connected))
     faces = pose_file if connected.face_detector is None else MediaPipeFaces(connected.face_detector)
-    model = None if connected.vision_language_model is None else LocalModel(connected.vision_language_model)
+    vision_language_model = connected.vision_language_model
+    model = None if vision_language_model is None else LocalModel(vision_language_model, KeptAnswers(work))
     expressions = _expressions(connected, model)
     if connected.expression_classifier != NO_CLASSIFIER and faces is None:
         raise DatasetError("Expressions are read from faces: connect a face_detector (Load Face Detection Model).")
@@ -120,7 +125,9 @@ def _judge(
             "A judge looks at what was read from faces: choose an expression_classifier or connect a "
             "vision_language_model, or clear judge_endpoint."
         )
-    return EndpointJudge(connected.judge_endpoint)
+    return EndpointJudge(
+        connected.judge_endpoint, on_attempt=model_management.throw_exception_if_processing_interrupted
+    )
 
 
 def _no_viewpoints(connected: Connected) -> str:

@@ -6,11 +6,13 @@ Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/nodes/test_extraction.py
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from comfy import model_management
 from comfy_api.latest import InputImpl, io
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "core" / "extraction"))
@@ -20,6 +22,8 @@ from toy_scene import boxes, noisy, toy_source, true_view, write_joints_file, wr
 from gloria_pack.gloria_core.data.manifest import read_manifest
 from gloria_pack.gloria_core.data.read_clip import read_picture
 from gloria_pack.gloria_core.errors import AnchorError, ConfigError, DatasetError
+from gloria_pack.gloria_core.extraction import units
+from gloria_pack.nodes.bridge import extraction
 from gloria_pack.nodes.bridge.dataset import LINKED, footage_path
 from gloria_pack.nodes.bridge.extraction import EXTRACTIONS_FOLDER, linked_footage
 from gloria_pack.nodes.bridge.paths import MissingFileError
@@ -107,6 +111,31 @@ def test_the_same_footage_goes_on_and_other_footage_needs_another_name(extract, 
     cut = InputImpl.VideoFromFile(str(footage[0] / "walk.mp4"), start_time=1.0, duration=4.0)
     found = read_manifest(extract(video=cut, name="cut", find_viewpoints=False, pose_file="none")[3])
     assert [len(source.clips) for source in found.sources] == [2]
+
+
+@pytest.mark.parametrize("canceled_work", ["shots", "crops"])
+def test_cancel_ends_the_node_and_the_same_queue_goes_on(extract, monkeypatch, canceled_work):
+    monkeypatch.setattr(units, "_KEEP_SECONDS", 0.0)
+    with_cuts = SETTINGS.replace("footage: {", "footage: {shots: detect, ")
+    unbroken = (extract(name="unbroken", settings=with_cuts)[3] / "dataset.json").read_bytes()
+    looked_at = Counter()
+    original = extraction.Watch.on_picture
+
+    def press_cancel(self, work):
+        looked_at[work] += 1
+        if work == canceled_work and looked_at[work] == 3:
+            model_management.interrupt_current_processing()
+        original(self, work)
+
+    monkeypatch.setattr(extraction.Watch, "on_picture", press_cancel)
+    with pytest.raises(model_management.InterruptProcessingException):
+        extract(settings=with_cuts)
+    assert not model_management.processing_interrupted()
+    before = Counter(looked_at)
+    assert before[canceled_work] == 3, "not one more picture"
+    folder = extract(settings=with_cuts)[3]
+    assert (folder / "dataset.json").read_bytes() == unbroken
+    assert looked_at["shots"] - before["shots"] == (0 if canceled_work == "crops" else 336)
 
 
 def test_images_are_footage_as_well(extract, footage):

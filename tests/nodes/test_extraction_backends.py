@@ -4,6 +4,8 @@ Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/nodes/test_extraction_backend
 """
 
 import math
+import tempfile
+from pathlib import Path
 
 import av
 import comfy.clip_vision
@@ -25,7 +27,7 @@ from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
 from gloria_pack.gloria_core.errors import CheckpointError, DatasetError
 from gloria_pack.gloria_core.extraction.backends import Box, Moment
 from gloria_pack.gloria_core.toy_weights import write_toy_dit
-from gloria_pack.nodes.bridge import backend_rtdetr, backend_sam3, backend_text_generation
+from gloria_pack.nodes.bridge import backend_rtdetr, backend_sam3, backend_sdpose, backend_text_generation
 from gloria_pack.nodes.bridge.backend_clip_vision import ClipVisionLooks
 from gloria_pack.nodes.bridge.backend_mediapipe import MediaPipeFaces, psi_of_matrix
 from gloria_pack.nodes.bridge.backend_rtdetr import RtDetrPeople
@@ -33,6 +35,7 @@ from gloria_pack.nodes.bridge.backend_sam3 import Sam3People
 from gloria_pack.nodes.bridge.backend_sdpose import SdPoseBody, _joints
 from gloria_pack.nodes.bridge.backend_text_generation import LocalModel
 from gloria_pack.nodes.bridge.extraction_backends import Connected, make_backends
+from gloria_pack.nodes.bridge.kept_work import ANSWERS_NAME, KEYPOINTS_NAME, KeptAnswers
 from gloria_pack.nodes.bridge.model import load_gloria_model
 
 
@@ -190,17 +193,17 @@ def test_sam3_counts_everybody_its_text_names(sam3, moment, monkeypatch):
 
 def test_people_detectors_are_known_by_their_networks(rtdetr, sam3, tmp_path):
     prompt = [[torch.zeros(1, 4, 128), {}]]
-    assert isinstance(make_backends(Connected(person_detector=rtdetr), False, print).people, RtDetrPeople)
+    assert isinstance(make_backends(Connected(person_detector=rtdetr), False, print, tmp_path).people, RtDetrPeople)
     sam = Connected(person_detector=sam3, person_prompt=prompt)
-    assert isinstance(make_backends(sam, False, print).people, Sam3People)
+    assert isinstance(make_backends(sam, False, print, tmp_path).people, Sam3People)
     with pytest.raises(DatasetError, match="connect person_prompt"):
-        make_backends(Connected(person_detector=sam3), False, print)
+        make_backends(Connected(person_detector=sam3), False, print, tmp_path)
     write_toy_dit(tmp_path / "wan.safetensors")
     wan = load_gloria_model(tmp_path / "wan.safetensors", None, {})
     with pytest.raises(CheckpointError, match=r"person_detector \(ComfyGloriaDiT\) finds no people"):
-        make_backends(Connected(person_detector=wan), False, print)
+        make_backends(Connected(person_detector=wan), False, print, tmp_path)
     with pytest.raises(CheckpointError, match="no SDPose model"):
-        SdPoseBody(rtdetr, None, None, print)
+        SdPoseBody(rtdetr, None, None, print, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -233,16 +236,9 @@ class OnePerson:
 
 
 def test_sdposes_keypoints_of_the_persons_box_become_one_track_of_a_video(sdpose, tmp_path):
-    video = tmp_path / "v.mp4"
-    with av.open(str(video), "w") as container:
-        stream = container.add_stream("mpeg4", rate=24)
-        stream.width, stream.height = 160, 90
-        for idx in range(2):
-            picture = np.random.default_rng(idx).integers(0, 255, (90, 160, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    video = noise_video(tmp_path / "v.mp4", 2)
     people, works = OnePerson(), []
-    body = SdPoseBody(*sdpose, people, works.append)
+    body = SdPoseBody(*sdpose, people, works.append, tmp_path)
     track = body.track(video)
     assert body.track(video) is track
     assert (people.asked, works) == (1, ["poses"])
@@ -252,7 +248,52 @@ def test_sdposes_keypoints_of_the_persons_box_become_one_track_of_a_video(sdpose
     grown = 0.12 * box.height
     assert OnePerson.box.left - grown < box.left < box.right < OnePerson.box.right + grown
     assert OnePerson.box.top - grown < box.top < box.bottom < OnePerson.box.bottom + grown
-    assert body.name != SdPoseBody(*sdpose, None, works.append).name
+    assert body.name != SdPoseBody(*sdpose, None, works.append, tmp_path).name
+
+
+def noise_video(path, num_frames):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height = 160, 90
+        for idx in range(num_frames):
+            picture = np.random.default_rng(idx).integers(0, 255, (90, 160, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+class Standing(SdPoseBody):
+    """The same class, whose keypoints are given: a pass of the network takes many seconds here."""
+
+    def _find(self, waiting, joints_TJ3):
+        for idx, picture_HWC, _ in waiting:
+            joints_TJ3[idx] = np.random.default_rng(int(picture_HWC.sum())).uniform(10, 60, (24, 3))
+
+
+def test_poses_that_were_found_before_a_cancel_are_not_found_again(sdpose, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend_sdpose, "_TOGETHER", 2)
+    video = noise_video(tmp_path / "v.mp4", 24)
+    whole = Standing(*sdpose, OnePerson(), print, tmp_path / "whole").track(video)
+    asked = OnePerson()
+
+    def cancel_at_the_sixth(_work):
+        if asked.asked == 5:
+            comfy.model_management.interrupt_current_processing()
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        Standing(*sdpose, asked, cancel_at_the_sixth, tmp_path / "work").track(video)
+    rest = OnePerson()
+    resumed = Standing(*sdpose, rest, print, tmp_path / "work").track(video)
+    assert (asked.asked, rest.asked) == (5, 4), "what was not yet looked at together is looked at again"
+    assert np.array_equal(resumed.psi_T, whole.psi_T, equal_nan=True)
+    assert np.array_equal(resumed.boxes_T4, whole.boxes_T4, equal_nan=True)
+    # Other footage, or a file that is no longer whole, is looked at anew.
+    (tmp_path / "work" / KEYPOINTS_NAME).write_bytes(b"PK torn")
+    for again in (video, noise_video(tmp_path / "w.mp4", 25)):
+        people = OnePerson()
+        Standing(*sdpose, people, print, tmp_path / "work").track(again)
+        assert people.asked == 8 + (again != video)
 
 
 def test_joints_that_were_not_found_count_as_not_seen():
@@ -302,11 +343,11 @@ def vision_language_model():
 
 
 def test_a_model_that_talks_nonsense_finds_no_expression_and_confirms_none(
-    vision_language_model, moment, monkeypatch
+    vision_language_model, moment, monkeypatch, tmp_path
 ):
     for limit in ("_ANSWER_TOKENS", "_CAPTION_TOKENS"):
         monkeypatch.setattr(backend_text_generation, limit, 5)
-    model = LocalModel(vision_language_model)
+    model = LocalModel(vision_language_model, KeptAnswers(tmp_path))
     (shares,) = model.classify([moment.picture_HWC])
     assert sum(shares.values()) == pytest.approx(1)
     assert max(shares.values()) == pytest.approx(1 / 8)
@@ -314,19 +355,36 @@ def test_a_model_that_talks_nonsense_finds_no_expression_and_confirms_none(
     assert (verdict.outcome, verdict.label) == ("drop", None)
     assert "no usable answer" in verdict.reason
     first = model.caption([moment.picture_HWC] * 4)
-    assert first == model.caption([moment.picture_HWC] * 4) != ""
+    assert first != ""
+    (tmp_path / ANSWERS_NAME).unlink()
+    assert first == LocalModel(vision_language_model, KeptAnswers(tmp_path)).caption([moment.picture_HWC] * 4)
     assert first != model.caption([255 - moment.picture_HWC] * 4), "it sees the pictures"
 
 
 class Saying(LocalModel):
     """The same model, whose words are given."""
 
-    def __init__(self, clip, *texts):
-        super().__init__(clip)
+    def __init__(self, clip, *texts, work=None):
+        super().__init__(clip, KeptAnswers(work or Path(tempfile.mkdtemp())))
         self.texts = list(texts)
 
-    def _generated(self, prompt, picture_HWC, max_tokens):
+    def _generate(self, prompt, picture_HWC, max_tokens):
         return self.texts.pop(0)
+
+
+def test_what_a_model_said_before_a_crash_is_not_asked_again(vision_language_model, moment, tmp_path):
+    first = Saying(vision_language_model, '{"label": "happy", "confidence": 0.79}', work=tmp_path)
+    shares = first.classify([moment.picture_HWC])
+    with (tmp_path / ANSWERS_NAME).open("a") as file:
+        file.write('\n["half of an ans')
+    later = Saying(vision_language_model, "It smiles.", work=tmp_path)
+    assert later.classify([moment.picture_HWC]) == shares
+    other = later.caption([moment.picture_HWC] * 4)
+    assert other == "It smiles."
+    last = Saying(vision_language_model, work=tmp_path)
+    assert (last.classify([moment.picture_HWC]), last.caption([moment.picture_HWC] * 4)) == (shares, other)
+    with pytest.raises(IndexError):
+        last.classify([255 - moment.picture_HWC])
 
 
 def test_answers_in_the_form_that_was_asked_for_are_used(vision_language_model, moment):

@@ -192,6 +192,22 @@ def test_a_hiccup_is_outlived(judge_of):
     assert (verdict.outcome, verdict.attempts, len(fake.requests)) == ("keep", 4, 4)
 
 
+def test_a_cancel_ends_it_before_the_next_attempt(judge_of):
+    judge, fake = judge_of(status(500))
+    attempts = []
+
+    def cancel():
+        attempts.append(len(fake.requests))
+        if len(attempts) == 2:
+            raise InterruptedError
+
+    judge.on_attempt = cancel
+    with pytest.raises(InterruptedError):
+        judge.judge(CROP, "happy")
+    assert attempts == [0, 1]
+    assert len(fake.requests) == 1
+
+
 def test_a_redirect_is_not_followed(judge_of):
     target = FakeEndpoint([YES])
     try:
