@@ -4,7 +4,7 @@
 
 Each character and arm is one file beside the output, written when it is done; the same command goes on after a stop.
 Several processes share the work with `--share 0/8` to `--share 7/8`; a last call without it collects everything.
-docs/demo_model.md tells how to train the arms that need weights of their own.
+`python -m gloria_core.demo.train --arm` trains the arms that need weights of their own (docs/demo_model.md).
 """
 
 import argparse
@@ -66,6 +66,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 1 <= options.identities <= NUM_HELD_OUT or options.read_every < 1:
         parser.error(f"--identities is 1 to {NUM_HELD_OUT}, --read-every 1 or more")
+    unused = sorted({name for name, _ in options.arm_model} - set(options.arms or ARMS))
+    if unused:
+        parser.error(f"--arm-model gives {', '.join(unused)}, which --arms leaves out")
     if options.chunks < 2:
         parser.error("--chunks is 2 or more: a film of one chunk has no seam")
     return options

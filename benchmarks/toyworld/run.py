@@ -15,8 +15,10 @@ import torch
 
 from benchmarks.anchor_attention import ModelFiles
 from gloria_core.demo.sizes import SIZES, WorldSizes
+from gloria_core.demo.train_arm import ARMS as TRAINED
 from gloria_core.durable_files import commit_json, file_sha256, read_json
-from gloria_core.model.checkpoint import load_dit
+from gloria_core.errors import CheckpointError
+from gloria_core.model.dit import GloriaDiT
 from gloria_core.sampling.denoise import SampleSettings
 from gloria_core.toyworld.readout import Reader
 
@@ -24,7 +26,7 @@ from .arms import ARMS, REFERENCES
 from .films import Film, make_film
 from .measure import look_at, measure
 from .report import SCHEMA, Films, results
-from .sample import Lab, load_lab, reference, shoot
+from .sample import Lab, load_lab, load_model, reference, shoot
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +117,26 @@ class Bench:
         return measure(look_at(film, shot, scene.reader.read, self.options.read_every))
 
 
+def _trained_model(name: str, path: Path, lab: Lab) -> GloriaDiT:
+    """The weights of a trained arm, which must have been trained under the arm's settings."""
+    model = load_model(path, lab.device)
+    (arm,) = (arm for arm in TRAINED.values() if arm.benchmark == name)
+    expected = asdict(replace(lab.model.config.gloria, **arm.settings))
+    others = [f"{key} {value}" for key, value in asdict(model.config.gloria).items() if value != expected[key]]
+    if others:
+        wanted = ", ".join(f"{key} {value}" for key, value in arm.settings.items()) or "the full model's settings"
+        raise CheckpointError(
+            f"{path} is not the arm '{name}': it has {', '.join(others)}, expected {wanted}. Train it with python -m "
+            f"gloria_core.demo.train --arm {arm.name}."
+        )
+    return model
+
+
 def open_bench(options: argparse.Namespace) -> Bench:
     """Models and arms of a call.
 
     Raises:
-        CheckpointError: A folder or file that is no demo model.
+        CheckpointError: A folder or file that is no demo model, or the file of another arm.
     """
     world = SIZES[options.scale].world
     settings = SampleSettings(steps=options.steps, cfg=options.cfg, shift=options.shift)
@@ -130,8 +147,8 @@ def open_bench(options: argparse.Namespace) -> Bench:
     if "no_blend" in names and not lab.model.config.takes_image_channels:
         skipped["no_blend"] = NOT_BLENDED
     labs = {name: lab for name in names if name not in skipped}
-    for name in trained.keys() & labs.keys():
-        labs[name] = replace(lab, model=load_dit(trained[name], device=options.device).eval())
+    for name, path in trained.items():
+        labs[name] = replace(lab, model=_trained_model(name, path, lab))
     files = ModelFiles(options.model)
     paths = {"dit": files.dit, "vae": files.vae, "text": files.text_encoder, "audio": files.audio_encoder}
     hashes = {

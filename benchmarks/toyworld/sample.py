@@ -83,10 +83,20 @@ def load_lab(folder: Path, world: WorldSizes, settings: SampleSettings, device: 
         inside = folder / "models"
         hint = f" Give {inside}." if inside.is_dir() else " docs/demo_model.md tells how they are trained."
         raise CheckpointError(f"{folder} is no folder of a demo model's four files: {missing[0]} is missing.{hint}")
-    model = load_dit(files.dit, device=str(device)).eval()
-    if not model.config.gloria.has_audio:
-        raise CheckpointError(f"{files.dit} has no audio branch: the benchmark needs a model after all stages.")
+    model = load_model(files.dit, device)
     return Lab(model, load_demo_encoders(world, files, device), load_vae(files.vae, device), world, settings)
+
+
+def load_model(path: Path, device: torch.device) -> GloriaDiT:
+    """The diffusion model of a file.
+
+    Raises:
+        CheckpointError: It has not gone through the stages.
+    """
+    model = load_dit(path, device=str(device)).eval()
+    if not model.config.gloria.has_audio:
+        raise CheckpointError(f"{path} has no audio branch: the benchmark needs a model after all stages.")
+    return model
 
 
 def with_settings(model: GloriaDiT, changes: Mapping[str, Any]) -> GloriaDiT:

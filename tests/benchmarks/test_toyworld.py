@@ -32,10 +32,13 @@ from benchmarks.toyworld.statistics import (
 from gloria_core.demo.scratch import dit_config
 from gloria_core.demo.sizes import TINY
 from gloria_core.demo.train_arm import ONE_POSITION
+from gloria_core.errors import CheckpointError
 from gloria_core.model.checkpoint import load_dit, write_merged
 from gloria_core.model.rope import anchor_position
 from gloria_core.sampling.denoise import SampleSettings
 from gloria_core.toy_weights import write_toy_dit, write_toy_gloria
+from gloria_core.toyworld.character import held_out_character
+from gloria_core.toyworld.palette import MARK_COLORS
 from gloria_core.toyworld.readout import Reader
 
 CHUNKS = 8
@@ -93,6 +96,58 @@ def test_swapped_marks_are_seen_as_swapped(turning):
     numbers = shown(turning, swapped.picture(poses), every=16)
     assert numbers["back_shows_front"] == 1
     assert numbers["mark_unseen"] == 0
+
+
+@pytest.fixture(scope="module")
+def feeling():
+    """A film of many moods, and how it measures frames: those at the ends of chunks alone."""
+    film = make_film(TINY.world, 3, "feeling", 6, 0)
+    read = Reader(film.source).read
+    return film, lambda frames_THWC: shown(film, frames_THWC, every=1000, read=read)
+
+
+@pytest.fixture(scope="module")
+def felt(feeling):
+    film, measured = feeling
+    return measured(film.source.frames(0, film.num_frames))
+
+
+def test_cheeks_of_another_color_are_seen_and_nothing_else(feeling, felt):
+    film, measured = feeling
+    assert (felt["quirk"], felt["expression"], felt["leak"], felt["copy"]) == (1, 1, 0, 0)
+    character = film.source.character
+    quirks = tuple((quirk + 1) % len(MARK_COLORS) for quirk in character.quirks)
+    numbers = measured(replace(film.source, character=replace(character, quirks=quirks)).frames(0, film.num_frames))
+    assert numbers["quirk"] == 0
+    assert (numbers["expression"], numbers["leak"], numbers["copy"], numbers["mark_seen"]) == (1, 0, 0, 1)
+
+
+def test_the_pose_of_the_front_anchor_is_seen_as_leaked_and_copied(feeling):
+    film, measured = feeling
+    num, front = film.num_frames, film.view_poses[:1]
+    posed = replace(
+        film.truth(), yaw_T=front.yaw_T.expand(num), head_yaw_T=front.head_yaw_T.expand(num),
+        expression_TE=front.expression_TE.expand(num, -1),
+    )  # fmt: skip
+    numbers = measured(film.source.picture(posed))
+    assert numbers["leak"] == 1
+    # The global anchor, the other picture that could be copied, is not.
+    assert numbers["copy"] >= 0.5
+    assert numbers["expression"] == 0
+    assert numbers["mark_seen"] == 1
+
+
+def test_a_character_that_slowly_becomes_another_one_drifts_and_its_room_does_not(feeling, felt):
+    film, measured = feeling
+    num = film.num_frames
+    stranger = replace(film.source, character=held_out_character(10)).frames(0, num)
+    share = 0.5 * torch.linspace(0, 1, num)[:, None, None, None]
+    numbers = measured(torch.lerp(film.source.frames(0, num), stranger, share))
+    assert abs(felt["identity_drift"]) < 0.15
+    assert numbers["identity_drift"] > 0.5
+    assert abs(felt["palette_drift"]) < 0.15
+    assert numbers["palette_drift"] > 0.5
+    assert abs(numbers["room_drift"] - felt["room_drift"]) < 0.1
 
 
 def test_speech_and_palette_that_go_wrong_are_found(talking):
@@ -179,29 +234,42 @@ def test_every_arm_changes_the_film(files):
     assert torch.equal(shoot(lab, film, ARMS["full"]).frames_THWC, made["full"].frames_THWC)
 
 
-def test_the_whole_way_goes_on_where_it_was_stopped(tmp_path, files):
-    """One character, two chunks; random weights, whose numbers mean nothing."""
+def test_the_whole_way_is_shared_and_goes_on_where_it_was_stopped(tmp_path, files):
+    """Two characters, two chunks; random weights, whose numbers mean nothing."""
     output, table = tmp_path / "results.json", tmp_path / "table.md"
     table.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    arms = ["truth", "full", "late_audio", "no_blend", "no_superset"]
-    call = ["--model", str(files.root), "--scale", "tiny", "--identities", "1", "--chunks", "2", "--steps", "1",
+    arms = ["full", "no_blend", "no_superset", "one_way_trained"]
+    one_way = tmp_path / "one_way.safetensors"
+    write_merged(with_settings(load_dit(files.dit), {"anchor_attention": "one_way"}), one_way)
+    call = ["--model", str(files.root), "--scale", "tiny", "--identities", "2", "--chunks", "2", "--steps", "1",
             "--programs", "random", "--read-every", "29", "--device", "cpu", "--arms", *arms,
-            "--output", str(output), "--write", str(table)]  # fmt: skip
+            "--arm-model", f"one_way_trained={one_way}", "--output", str(output), "--write", str(table)]  # fmt: skip
+    assert run(parse([*call, "--share", "1/2"])) is None
+    assert not output.exists()
+    shared = {path: path.stat().st_mtime_ns for path in (tmp_path / "results.parts").rglob("*.json")}
+    assert {path.name for path in shared} == {"held_out_01.json"}
     run(parse(call))
+    assert {path: path.stat().st_mtime_ns for path in shared} == shared
+    assert len(list((tmp_path / "results.parts").rglob("*.json"))) == 4
     result = json.loads(output.read_text())
-    assert set(result["arms"]) == {"truth", "full", "late_audio"}
+    assert set(result["arms"]) == {"full", "one_way_trained"}
+    assert all(set(films) == {"0", "1"} for films in result["parts"].values())
+    assert result["model"]["arms"]["one_way_trained"] != result["model"]["files"]["dit"]
     assert result["skipped"] == {"no_blend": NOT_BLENDED, "no_superset": NOT_TRAINED}
     text = table.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    parts = sorted((tmp_path / "results.parts").rglob("*.json"))
-    assert len(parts) == 3
-    parts[0].unlink()
-    before = {path: path.stat().st_mtime_ns for path in parts[1:]}
-    run(parse(call))
-    assert parts[0].exists()
-    assert {path: path.stat().st_mtime_ns for path in parts[1:]} == before
+
+
+def test_the_file_of_another_arm_is_refused(tmp_path, files, capsys):
+    call = ["--model", str(files.root), "--scale", "tiny", "--output", str(tmp_path / "x.json"), "--device", "cpu",
+            "--arm-model", f"no_offsets={files.dit}"]  # fmt: skip
+    with pytest.raises(CheckpointError, match="not the arm 'no_offsets': it has .*label_step 1, expected .*--arm no_o"):
+        run(parse(call))
+    with pytest.raises(SystemExit):
+        parse([*call, "--arms", "full"])
+    assert "--arm-model gives no_offsets, which --arms leaves out" in capsys.readouterr().err
 
 
 def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
