@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...gloria_core.errors import CheckpointError
 from ...gloria_core.extraction.backends import Box, Face, Moment
 from ...gloria_core.extraction.viewpoint import LEVEL_CAMERA_UP, facing
-from .extraction_models import weights_name
+from .extraction_models import detectors_note, weights_name
 
 MIN_SCORE = 0.5
 # For faces near to the camera and far from it; whichever finds more faces is believed, as in ComfyUI's node.
@@ -21,6 +22,11 @@ class MediaPipeFaces:
     """ComfyUI's port of MediaPipe's face landmarker."""
 
     def __init__(self, model: Any) -> None:
+        if not hasattr(model, "detect_batch"):
+            raise CheckpointError(
+                f"The model at face_detector ({type(model).__name__}) is not ComfyUI's own: use Load Face Detection "
+                f"Model.{detectors_note()}"
+            )
         self._model = model
         networks = torch.nn.ModuleList(model.models[variant] for variant in _VARIANTS)
         self.name = weights_name("mediapipe", networks, MIN_SCORE)

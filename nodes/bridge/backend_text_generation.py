@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...gloria_core.errors import CheckpointError
 from ...gloria_core.extraction.backends import Verdict
 from ...gloria_core.extraction.endpoint import EndpointError
 from ...gloria_core.extraction.judge import (
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _ANSWER_TOKENS, _CAPTION_TOKENS = 64, 160
 _STILL_SIDE = 384
+_EYE_TEST_SIDE = 64
 _NOTHING_SURE = {"label": NONE, "confidence": 0.0}
 _DESCRIBE = (
     "These are four moments of one video clip, in reading order. Describe the clip for a video generator in one to "
@@ -39,6 +41,11 @@ class LocalModel:
     """Expression classifier, judge and captioner: one model with its questions, without sampling."""
 
     def __init__(self, clip: Any, answers: KeptAnswers) -> None:
+        if not _sees(clip):
+            raise CheckpointError(
+                "The model at vision_language_model reads no pictures where the stock Generate Text node shows it one: "
+                "load one that does, for example Qwen3-VL, Qwen3.5 or Gemma 4 (a newer ComfyUI knows more of them)."
+            )
         self._clip, self._answers = clip, answers
         self.name = weights_name("text generation", clip.cond_stage_model, QUESTIONS_HASH)
 
@@ -89,6 +96,12 @@ class LocalModel:
             self._clip, prompt, max_tokens, {"sampling_mode": "off"}, image=image_BHWC
         ).args
         return text
+
+
+def _sees(clip: Any) -> bool:
+    """Whether a picture becomes part of what the model reads; text encoders without eyes ignore it silently."""
+    tokens = clip.tokenize("?", image=as_image(torch.zeros(_EYE_TEST_SIDE, _EYE_TEST_SIDE, 3, dtype=torch.uint8)))
+    return any(isinstance(token[0], Mapping) for batches in tokens.values() for batch in batches for token in batch)
 
 
 def _small(picture_HWC: Tensor) -> Tensor:

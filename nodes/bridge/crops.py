@@ -14,6 +14,7 @@ from ...gloria_core.extraction.frames import crop_box
 from ...gloria_core.media.encode_video import frames_to_bytes
 from .backend_mediapipe import MediaPipeFaces
 from .backend_rtdetr import RtDetrPeople
+from .extraction_models import detectors_note
 
 # Boxes of detectors by picture.
 Boxes = list[list[Box]]
@@ -22,7 +23,7 @@ Boxes = list[list[Box]]
 def boxes_of_faces(images_BHWC: Tensor, face_detector: Any | None) -> Boxes:
     """All faces of each picture."""
     if face_detector is None:
-        raise AnchorError("Connect a face_detector, or bboxes of faces from a detection node.")
+        raise AnchorError(f"Connect a face_detector, or bboxes of faces from a detection node.{detectors_note()}")
     faces = MediaPipeFaces(face_detector)
     return [[face.box for face in faces.find(moment)] for moment in _moments(images_BHWC)]
 
@@ -30,7 +31,9 @@ def boxes_of_faces(images_BHWC: Tensor, face_detector: Any | None) -> Boxes:
 def boxes_of_people(images_BHWC: Tensor, person_detector: Any | None) -> Boxes:
     """All people of each picture."""
     if person_detector is None:
-        raise AnchorError("Connect a person_detector (RT-DETR v4), or bboxes of people from a detection node.")
+        raise AnchorError(
+            f"Connect a person_detector (RT-DETR v4), or bboxes of people from a detection node.{detectors_note()}"
+        )
     people = RtDetrPeople(person_detector)
     return [people.people(moment) for moment in _moments(images_BHWC)]
 

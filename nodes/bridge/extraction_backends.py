@@ -19,7 +19,7 @@ from .backend_rtdetr import RtDetrPeople
 from .backend_sam3 import Sam3People
 from .backend_sdpose import SdPoseBody
 from .backend_text_generation import LocalModel
-from .extraction_models import OnPicture
+from .extraction_models import OnPicture, detectors_note
 from .kept_work import KeptAnswers
 
 CLASSIFIERS_FOLDER = "classifiers"
@@ -73,7 +73,10 @@ def make_backends(connected: Connected, find_viewpoints: bool, on_picture: OnPic
     model = None if vision_language_model is None else LocalModel(vision_language_model, KeptAnswers(work))
     expressions = _expressions(connected, model)
     if connected.expression_classifier != NO_CLASSIFIER and faces is None:
-        raise DatasetError("Expressions are read from faces: connect a face_detector (Load Face Detection Model).")
+        raise DatasetError(
+            "Expressions are read from faces: connect a face_detector (Load Face Detection Model), or choose a "
+            f"pose_file of joints with ears.{detectors_note()}"
+        )
     return Backends(
         body=body if find_viewpoints else None,
         people=detector or body,
@@ -102,7 +105,9 @@ def _person_detector(connected: Connected) -> PersonDetector:
                 "CLIP of the same checkpoint."
             )
         return Sam3People(connected.person_detector, connected.person_prompt)
-    raise CheckpointError(f"The model at person_detector ({network}) finds no people: load RT-DETR v4 or SAM 3.")
+    raise CheckpointError(
+        f"The model at person_detector ({network}) finds no people: load RT-DETR v4 or SAM 3.{detectors_note()}"
+    )
 
 
 def _expressions(connected: Connected, model: LocalModel | None) -> ExpressionClassifier | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import comfyui_version
 import torch
 from torch import Tensor
 
@@ -10,6 +11,17 @@ from ...gloria_core.media.decode_latents import fingerprint_weights
 # Called with the name of the work before every picture of it; raises when the user pressed Cancel.
 OnPicture = Callable[[str], None]
 _DIGITS = 12
+# The oldest release on which RT-DETR, SAM 3 and MediaPipe's faces were tried; 0.16 has none of them.
+_DETECTORS_SINCE = (0, 24)
+
+
+def detectors_note() -> str:
+    """What an error that asks for a detector adds on a ComfyUI that has none."""
+    installed = comfyui_version.__version__
+    if tuple(int(number) for number in installed.split(".")[:2]) >= _DETECTORS_SINCE:
+        return ""
+    needed = ".".join(map(str, _DETECTORS_SINCE))
+    return f" This is ComfyUI {installed}: RT-DETR, SAM 3 and MediaPipe's faces need {needed} or newer."
 
 
 def as_image(picture_HWC: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ def _comfyui_path() -> Path:
 def _prepare_comfyui(comfyui: Path) -> Path:
     """Put ComfyUI first on sys.path, on CPU, with every folder it writes to in a temporary base directory."""
     sys.path.insert(0, str(comfyui))
+    # First of all, as main.py does: nodes.py puts comfy/ on the path, where utils.py would hide this package.
+    import utils  # noqa: F401
     from comfy.cli_args import args
 
     base = Path(tempfile.mkdtemp(prefix="gloria-tests-"))

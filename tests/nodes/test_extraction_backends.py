@@ -3,6 +3,7 @@
 Run: COMFYUI_PATH=<ComfyUI> python -m pytest tests/nodes/test_extraction_backends.py
 """
 
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -15,16 +16,14 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import comfy.supported_models_base
-import comfy.text_encoders.qwen3vl as qwen3vl
+import comfyui_version
 import numpy as np
 import pytest
 import torch
 from comfy.taesd.taesd import TAESD
-from comfy_extras.mediapipe.face_geometry import transformation_matrix_from_detection
-from comfy_extras.mediapipe.face_landmarker import BLENDSHAPE_NAMES, FaceLandmarker
-from comfy_extras.nodes_mediapipe import FaceLandmarkerModel
+from comfy.text_encoders.qwen_image import QwenImageTokenizer
 
-from gloria_pack.gloria_core.errors import CheckpointError, DatasetError
+from gloria_pack.gloria_core.errors import AnchorError, CheckpointError, DatasetError
 from gloria_pack.gloria_core.extraction.backends import Box, Moment
 from gloria_pack.gloria_core.toy_weights import write_toy_dit
 from gloria_pack.nodes.bridge import backend_rtdetr, backend_sam3, backend_sdpose, backend_text_generation
@@ -34,9 +33,15 @@ from gloria_pack.nodes.bridge.backend_rtdetr import RtDetrPeople
 from gloria_pack.nodes.bridge.backend_sam3 import Sam3People
 from gloria_pack.nodes.bridge.backend_sdpose import SdPoseBody, _joints
 from gloria_pack.nodes.bridge.backend_text_generation import LocalModel
+from gloria_pack.nodes.bridge.crops import boxes_of_faces
 from gloria_pack.nodes.bridge.extraction_backends import Connected, make_backends
 from gloria_pack.nodes.bridge.kept_work import ANSWERS_NAME, KEYPOINTS_NAME, KeptAnswers
 from gloria_pack.nodes.bridge.model import load_gloria_model
+
+
+def stock(module):
+    """A module of ComfyUI; tests of a model that this release does not have yet are left out."""
+    return pytest.importorskip(module, reason=f"ComfyUI {comfyui_version.__version__} has no {module}")
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +77,8 @@ def patched(model):
 @pytest.fixture(scope="module")
 def rtdetr():
     """The public file's format, through the loader behind Load Diffusion Model; half of what it sees is people."""
-    from comfy.ldm.rt_detr.rtdetr_v4 import RTv4
-
-    network = RTv4(enc_h=256, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    rtdetr_v4 = stock("comfy.ldm.rt_detr.rtdetr_v4")
+    network = rtdetr_v4.RTv4(enc_h=256, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init)
     state = randomized(network)
     constants = ("anchors", "valid_mask", "up", "reg_scale", "decoder.project")
     state |= {f"decoder.{name}": network.decoder.state_dict()[name] for name in constants}
@@ -110,13 +114,14 @@ TOPOLOGY = ("face_oval", "left_eye", "right_eye", "left_eyebrow", "right_eyebrow
 @pytest.fixture(scope="module")
 def mediapipe():
     """The public file's keys; its detectors see one face in the middle of every picture."""
+    face_landmarker = stock("comfy_extras.mediapipe.face_landmarker")
     generator = torch.Generator().manual_seed(0)
     state = {f"topology.{name}": torch.tensor([[0, 1]], dtype=torch.int32) for name in TOPOLOGY}
     state["canonical_vertices"] = torch.randn(478, 3, generator=generator)
     state["procrustes_indices"] = torch.arange(0, 478, 14, dtype=torch.int32)
     state["procrustes_weights"] = torch.ones(len(state["procrustes_indices"]))
     for variant in ("short", "full"):
-        for name, weight in randomized(FaceLandmarker(detector_variant=variant), seed=1).items():
+        for name, weight in randomized(face_landmarker.FaceLandmarker(detector_variant=variant), seed=1).items():
             part, _, rest = name.partition(".")
             state[f"detector_{variant}.{rest}" if part == "detector" else name] = weight
     for name in [name for name in state if name.startswith("detector_") and "reg" in name.split(".")[1]]:
@@ -126,7 +131,7 @@ def mediapipe():
     for name in ("cls_16.bias", "cls_8.bias"):
         state[f"detector_short.{name}"] += 3.0
     state["detector_full.cls_dw.bias"] -= 9.0
-    return FaceLandmarkerModel(state)
+    return stock("comfy_extras.nodes_mediapipe").FaceLandmarkerModel(state)
 
 
 def test_mediapipes_faces_are_those_of_its_own_landmarks(mediapipe, moment):
@@ -135,7 +140,7 @@ def test_mediapipes_faces_are_those_of_its_own_landmarks(mediapipe, moment):
     assert len(faces) == len(found) >= 1
     for face, landmarks in zip(faces, found, strict=True):
         assert np.allclose(face.box, landmarks["bbox_xyxy"])
-        assert set(landmarks["blendshapes"]) == set(BLENDSHAPE_NAMES)
+        assert set(landmarks["blendshapes"]) == set(stock("comfy_extras.mediapipe.face_landmarker").BLENDSHAPE_NAMES)
         assert face.score == pytest.approx(landmarks["score"])
         assert -180 <= face.psi <= 180
 
@@ -157,7 +162,8 @@ def test_a_known_face_turns_as_far_as_it_does(yaw, column):
     depth = (seen[:, 2:] - distance) * focal / distance
     face = {"landmarks_xy": pixels.astype(np.float32), "landmarks_3d": np.concatenate([pixels, depth], 1)}
     model = {"canonical_vertices": canonical, "procrustes_indices": np.arange(478), "procrustes_weights": np.ones(478)}
-    psi = psi_of_matrix(transformation_matrix_from_detection(face, width, height, model))
+    geometry = stock("comfy_extras.mediapipe.face_geometry")
+    psi = psi_of_matrix(geometry.transformation_matrix_from_detection(face, width, height, model))
     assert psi == pytest.approx(yaw, abs=1.5)
 
 
@@ -166,6 +172,7 @@ def sam3():
     """SAM 3 with one narrow block instead of 32, larger patches and a tenth of its queries."""
     sizes = {"depth": 1, "global_att_blocks": (), "embed_dim": 128, "d_model": 64, "num_queries": 20,
              "patch_size": 56, "window_size": 6}  # fmt: skip
+    stock("comfy.ldm.sam3.detector")
     config = comfy.supported_models.SAM3({"image_model": "SAM3", **sizes})
     config.set_inference_dtype(torch.float32, None)
     model = comfy.model_base.SAM3(config, device="cpu")
@@ -309,7 +316,10 @@ def clip_vision(seed):
     config = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3,
               "num_channels": 3, "image_size": 32, "patch_size": 8, "projection_dim": 16, "layer_norm_eps": 1e-5,
               "hidden_act": "gelu", "model_type": "clip_vision_model"}  # fmt: skip
-    encoder = comfy.clip_vision.ClipVisionModel(config)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:  # ComfyUI 0.16 takes no dictionary
+        file.write(json.dumps(config))
+        file.flush()
+        encoder = comfy.clip_vision.ClipVisionModel(file.name)
     encoder.load_sd(randomized(encoder.model, seed, 0.3))
     return encoder
 
@@ -328,6 +338,7 @@ def test_clip_visions_looks_are_directions_of_its_embeddings(moment):
 @pytest.fixture(scope="module")
 def vision_language_model():
     """Qwen3-VL as ComfyUI builds it, with two narrow layers; its real tokenizer."""
+    qwen3vl = stock("comfy.text_encoders.qwen3vl")
     small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
              "num_key_value_heads": 1}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -359,6 +370,23 @@ def test_a_model_that_talks_nonsense_finds_no_expression_and_confirms_none(
     (tmp_path / ANSWERS_NAME).unlink()
     assert first == LocalModel(vision_language_model, KeptAnswers(tmp_path)).caption([moment.picture_HWC] * 4)
     assert first != model.caption([255 - moment.picture_HWC] * 4), "it sees the pictures"
+
+
+def test_a_text_encoder_without_eyes_is_refused(vision_language_model, tmp_path):
+    blind = vision_language_model.clone()
+    blind.tokenizer = QwenImageTokenizer()
+    with pytest.raises(CheckpointError, match="reads no pictures"):
+        LocalModel(blind, KeptAnswers(tmp_path))
+
+
+def test_a_detector_of_another_pack_is_refused_and_an_old_comfyui_is_named(monkeypatch):
+    with pytest.raises(CheckpointError, match="not ComfyUI's own") as error:
+        MediaPipeFaces(object())
+    is_old = comfyui_version.__version__.startswith("0.16")
+    assert ("need 0.24 or newer" in str(error.value)) == is_old
+    monkeypatch.setattr(comfyui_version, "__version__", "0.16.3")
+    with pytest.raises(AnchorError, match=r"Connect a face_detector.*This is ComfyUI 0\.16\.3.*need 0\.24 or newer"):
+        boxes_of_faces(torch.zeros(1, 8, 8, 3), None)
 
 
 class Saying(LocalModel):
