@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.anchor_attention import ModelFiles
+from gloria_core.analysis.attention_probe import AttentionProbe, AttentionShares, ProbeSettings
 from gloria_core.conditioning.anchors import EXPRESSIONS, VIEWPOINTS
 from gloria_core.conditioning.audio import null_audio
 from gloria_core.demo.latent_scale import denormalized
@@ -32,6 +32,7 @@ from gloria_core.sampling.denoise import Conditions, SampleSettings, denoise_chu
 from gloria_core.sampling.engine import run_chunks
 from gloria_core.sampling.journal import Journal
 from gloria_core.sampling.plan import Chunk, ChunkPlan, plan_chunks
+from gloria_core.sampling.schedule import flow_sigmas
 from gloria_core.shapes import TEMPORAL_STRIDE, LatentSize, pixel_frames_for
 from gloria_core.toyworld.character import Mark
 from gloria_core.toyworld.palette import MARK_COLORS
@@ -41,6 +42,7 @@ from gloria_core.toyworld.speech import make_speech
 
 from .arms import Arm
 from .films import Film, frames_of, seams_of
+from .model_files import ModelFiles
 
 _STREAM = 223
 _DECODED_LATENTS = 64
@@ -69,6 +71,8 @@ class Shot(NamedTuple):
     seams: list[int]
     chunk_seconds: float | None
     """Of denoising, on average; None for references."""
+    attention: tuple[AttentionShares, ...] = ()
+    """Of each chunk, if a probe was asked for."""
 
 
 def load_lab(folder: Path, world: WorldSizes, settings: SampleSettings, device: torch.device) -> Lab:
@@ -109,19 +113,23 @@ def with_settings(model: GloriaDiT, changes: Mapping[str, Any]) -> GloriaDiT:
     return changed.eval()
 
 
-def shoot(lab: Lab, film: Film, arm: Arm) -> Shot:
+def shoot(lab: Lab, film: Film, arm: Arm, probe: ProbeSettings | None = None) -> Shot:
     """The film as the arm makes it."""
     model = with_settings(lab.model, arm.settings)
     conditions = list(chunk_conditions(lab, film, arm, plan := arm_plan(film, arm)))
     settings = replace(lab.settings, prefix_latents=arm.prefix_latents, chunk_latents=film.plan.chunk_latents)
     start = conditions[0].start_BCTHW
     size = LatentSize(start.shape[1], plan.total_latents, *start.shape[3:])
+    sigmas = flow_sigmas(settings.steps, settings.shift)
     times: list[float] = []
+    attention: list[AttentionShares] = []
 
     def denoise(chunk: Chunk, seed: int, prefix_BCTHW: Tensor | None) -> Tensor:
         started = time.perf_counter()
-        latents = denoise_chunk(model, conditions[chunk.index], size, settings, chunk, seed, prefix_BCTHW)
+        looking = None if probe is None else AttentionProbe.from_settings(probe, len(model.blocks), sigmas)
+        latents = denoise_chunk(model, conditions[chunk.index], size, settings, chunk, seed, prefix_BCTHW, looking)
         times.append(time.perf_counter() - started)
+        attention.extend([] if looking is None else [looking.result()])
         return latents
 
     with (
@@ -130,7 +138,8 @@ def shoot(lab: Lab, film: Film, arm: Arm) -> Shot:
     ):
         run_chunks(plan, film.seed, journal, denoise)
         film_BCTHW = journal.film(blend=arm.blend and model.config.takes_image_channels).clone()
-    return Shot(decode(lab.vae, film_BCTHW.to(lab.device)), seams_of(plan), sum(times) / len(times))
+    frames_THWC = decode(lab.vae, film_BCTHW.to(lab.device))
+    return Shot(frames_THWC, seams_of(plan), sum(times) / len(times), tuple(attention))
 
 
 def arm_plan(film: Film, arm: Arm) -> ChunkPlan:

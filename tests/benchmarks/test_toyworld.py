@@ -10,15 +10,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks.anchor_attention import write_untrained
+from benchmarks.toyworld import attention
 from benchmarks.toyworld.__main__ import parse, run
 from benchmarks.toyworld.arms import ARMS, SWAPPED_VIEWS
 from benchmarks.toyworld.films import make_film, seams_of
+from benchmarks.toyworld.looks import Looks, asked_yaw, look_once, seen_yaw
 from benchmarks.toyworld.measure import look_at, measure, seam_jump, slope
+from benchmarks.toyworld.model_files import ModelFiles
 from benchmarks.toyworld.report import BEGIN, END, write_between_markers
 from benchmarks.toyworld.run import NOT_BLENDED, NOT_TRAINED
-from benchmarks.toyworld.sample import Shot, heard, load_lab, shoot, with_settings
+from benchmarks.toyworld.sample import Shot, chunk_conditions, heard, load_lab, shoot, with_settings
 from benchmarks.toyworld.statistics import (
     OTHER_WAY,
     SEPARATES,
@@ -29,14 +32,20 @@ from benchmarks.toyworld.statistics import (
     paired_difference,
     verdict,
 )
+from gloria_core.analysis.attention_probe import AttentionProbe
+from gloria_core.demo.audio_encoder import train_audio_encoder
 from gloria_core.demo.scratch import dit_config
 from gloria_core.demo.sizes import TINY
+from gloria_core.demo.text_encoder import train_text_encoder
 from gloria_core.demo.train_arm import ONE_POSITION
 from gloria_core.errors import CheckpointError
 from gloria_core.model.checkpoint import load_dit, write_merged
 from gloria_core.model.rope import anchor_position
-from gloria_core.sampling.denoise import SampleSettings
-from gloria_core.toy_weights import write_toy_dit, write_toy_gloria
+from gloria_core.sampling.denoise import SampleSettings, denoise_chunk
+from gloria_core.sampling.plan import plan_chunks
+from gloria_core.sampling.schedule import flow_sigmas
+from gloria_core.shapes import LatentSize
+from gloria_core.toy_weights import write_toy_dit, write_toy_gloria, write_toy_vae
 from gloria_core.toyworld.character import held_out_character
 from gloria_core.toyworld.palette import MARK_COLORS
 from gloria_core.toyworld.readout import Reader
@@ -44,7 +53,7 @@ from gloria_core.toyworld.readout import Reader
 CHUNKS = 8
 
 
-def shown(film, frames_THWC, every=1, read=None):
+def numbers_of(film, frames_THWC, every=1, read=None):
     shot = Shot(frames_THWC, seams_of(film.plan), None)
     return measure(look_at(film, shot, read or Reader(film.source).read, every))
 
@@ -61,13 +70,16 @@ def talking():
 
 @pytest.fixture(scope="module")
 def clean(turning):
-    return shown(turning, turning.source.frames(0, turning.num_frames), every=3)
+    return numbers_of(turning, turning.source.frames(0, turning.num_frames), every=3)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Random weights of a model that hears."""
-    files = write_untrained(tmp_path_factory.mktemp("untrained"))
+    """Random weights of a model that hears, and encoders after the few steps of the tiniest training."""
+    files = ModelFiles(tmp_path_factory.mktemp("untrained") / "models")
+    write_toy_vae(files.vae, width=4)
+    train_text_encoder(TINY, files.text_encoder)
+    train_audio_encoder(TINY, files.audio_encoder)
     encoders = TINY.encoders
     config = dit_config(TINY).with_audio(encoders.audio_layers + 1, encoders.audio_width)
     base, additions = files.root / "base.safetensors", files.root / "additions.safetensors"
@@ -93,7 +105,7 @@ def test_swapped_marks_are_seen_as_swapped(turning):
     poses = turning.truth()
     behind_T = torch.full_like(poses.yaw_T, math.pi)
     poses = replace(poses, yaw_T=behind_T, head_yaw_T=behind_T)
-    numbers = shown(turning, swapped.picture(poses), every=16)
+    numbers = numbers_of(turning, swapped.picture(poses), every=16)
     assert numbers["back_shows_front"] == 1
     assert numbers["mark_unseen"] == 0
 
@@ -103,7 +115,7 @@ def feeling():
     """A film of many moods, and how it measures frames: those at the ends of chunks alone."""
     film = make_film(TINY.world, 3, "feeling", 6, 0)
     read = Reader(film.source).read
-    return film, lambda frames_THWC: shown(film, frames_THWC, every=1000, read=read)
+    return film, lambda frames_THWC: numbers_of(film, frames_THWC, every=1000, read=read)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +168,7 @@ def test_speech_and_palette_that_go_wrong_are_found(talking):
     frames = late.frames(0, talking.num_frames)
     num = torch.arange(talking.num_frames)[:, None, None, None]
     faded = frames * (1 - 0.001 * num)
-    numbers = shown(talking, faded)
+    numbers = numbers_of(talking, faded)
     assert numbers["sync_lag"] == 3
     assert numbers["sync_contrast"] > 0.3
     assert numbers["room_drift"] > 0.2
@@ -276,3 +288,64 @@ def test_a_file_without_a_place_for_the_table_is_refused(tmp_path):
     (tmp_path / "page.md").write_text("nothing")
     with pytest.raises(ValueError, match="no place for the table"):
         write_between_markers(tmp_path / "page.md", "text")
+
+
+def test_a_look_at_the_true_film_is_what_the_sampler_does_at_that_noise(files):
+    """At the first noise level both see noise alone, behind the same given latents."""
+    settings = SampleSettings(steps=1, cfg=1.0, shift=1.5)
+    lab = load_lab(files.root, TINY.world, settings, torch.device("cpu"))
+    film = make_film(TINY.world, 0, "turning", 2, 0)
+    true = lab.encoders.pictures(film.source.frames(0, film.num_frames)[None]).float()
+    for chunk, conditions in zip(film.plan.chunks, chunk_conditions(lab, film, ARMS["full"], film.plan), strict=True):
+        clean = true[:, :, chunk.start : chunk.stop]
+        prefix = clean[:, :, : chunk.prefix] if chunk.prefix else None
+        probes = [AttentionProbe(flow_sigmas(1, 1.5), (0,), (0, 1)) for _ in range(2)]
+        size = LatentSize(16, film.plan.total_latents, *clean.shape[3:])
+        denoise_chunk(lab.model, conditions, size, settings, chunk, 5, prefix, probes[0])
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
+        with torch.inference_mode():
+            look_once(lab.model, conditions, chunk, clean, noise, 1.0, probes[1])
+        sampled, once = (probe.result().shares_LFG for probe in probes)
+        torch.testing.assert_close(once, sampled)
+        torch.testing.assert_close(once.sum(2), torch.ones(once.shape[:2]))
+
+
+def test_looks_of_a_film_are_those_of_the_chunk_that_added_each_latent():
+    plan = plan_chunks(8, 6, 4)
+    maps = tuple(torch.arange(6 * 8.0).view(6, 8) + 100 * idx for idx in range(2))
+    looks = Looks(plan, maps, (("global", "global"), ("viewpoint", "back")), {})
+    assert looks.at(("viewpoint", "back")).tolist() == [7, 15, 23, 31, 39, 47, 139, 147]
+    assert looks.by_chunk(("global", "global")) == [26, 142]
+    assert looks.by_chunk(None) == [20, 136]
+
+
+def test_angles_of_latents_are_those_of_their_frames():
+    film = make_film(TINY.world, 1, "turning", 2, 0)
+    truth = film.truth()
+    assert asked_yaw(film)[0] == pytest.approx(float(truth.yaw_T[0]))
+    assert asked_yaw(film)[5] == pytest.approx(float(truth.yaw_T[17:21].mean()), abs=1e-6)
+    frames = film.source.frames(0, film.num_frames)
+    frames[5:9], frames[10:] = 0.5, 0.5  # gray: latent 2 cannot be read, one frame of latent 3 can
+    seen = seen_yaw(film, frames, Reader(film.source).read)
+    assert seen[2].isnan()
+    assert seen[3] == pytest.approx(float(truth.yaw_T[9]), abs=0.1)
+
+
+def test_the_papers_two_analyses_are_drawn_and_written(tmp_path, files):
+    call = ["--model", str(files.root), "--scale", "tiny", "--output", str(tmp_path), "--identities", "1",
+            "--chunks", "2", "--steps", "2", "--looks", "1", "--device", "cpu"]  # fmt: skip
+    assert attention.main(call) == 0
+    result = json.loads((tmp_path / "attention.json").read_text())
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {f"fig{name}.png" for name in ("9_chunks", "9_maps", "10_sampled", "10_shown", "10_time")}
+    for name in ("9_chunks", "10_shown", "10_time"):
+        with Image.open(tmp_path / f"fig{name}.png") as picture:
+            assert len(picture.getcolors(1 << 16)) > 50
+    assert [len(result["over_chunks"][name]) for name in ("global", "first latent")] == [2, 2]
+    latents = len(result["over_time"]["turning"]["seconds"])
+    for name in ("asked", "shown"):
+        for table in result["over_angle"][name].values():
+            assert sum(entry["count"] for entry in table) == latents
+    # Random weights look at anchors as even attention would, give or take a third.
+    even = result["over_angle"]["even"]["back"]
+    assert result["over_time"]["turning"]["back"] == pytest.approx([even] * latents, rel=0.34)
