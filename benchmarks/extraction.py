@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--shots", action="store_true", help="look for cuts too (needs PySceneDetect)")
+    parser.add_argument("--shots", action="store_true", help="look for cuts too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -167,7 +167,7 @@ def _inputs() -> list[io.Input]:
         io.Boolean.Input(
             "find_cuts",
             default=True,
-            tooltip="Cut the footage at its cuts; needs PySceneDetect (pip install scenedetect). Off: it has none.",
+            tooltip="Look for cuts and treat each shot on its own. Off: the footage has none, which saves time.",
         ),
         io.Combo.Input(
             "pose_file",

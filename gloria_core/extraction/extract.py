@@ -24,7 +24,6 @@ from .pipeline import fingerprint, make_stages, not_done
 from .published import publish, require_ours
 from .runners import Runner
 from .settings import ExtractionSettings
-from .shots import require_scenedetect
 from .stage import Stage
 from .units import PartStore, find_videos
 
@@ -64,8 +63,6 @@ def run_stages(
     """`extract` with stages that were made before."""
     work = folder / WORK_FOLDER
     require_ours(folder, work)
-    if settings.footage.shots == "detect":
-        require_scenedetect()
     videos = find_videos(folder)
     store = PartStore(work / "parts", fingerprint(settings, backends))
 

@@ -11,7 +11,7 @@ from .backends import Captioner, Moment, PersonDetector, SyncScorer
 from .frames import exposure, luma, sample_times, sharpness
 from .records import Record, Reject, Span, cut
 from .settings import FootageThresholds
-from .shots import find_cuts, require_scenedetect, times_for_cuts
+from .shots import find_cuts, times_for_cuts
 from .stage import FolderStage, resources_of
 
 CAPTION_SUFFIX = ".txt"
@@ -60,15 +60,6 @@ class Shots(FolderStage):
     def __init__(self, folder: Path, thresholds: FootageThresholds) -> None:
         super().__init__(folder)
         self.thresholds = thresholds
-
-    def setup(self) -> None:
-        """Fail at the start rather than at the first video.
-
-        Raises:
-            DatasetError: PySceneDetect is not installed.
-        """
-        if self.thresholds.shots == "detect":
-            require_scenedetect()
 
     def process(self, record: Record) -> list[Record]:
         """One record for each shot."""

@@ -1,11 +1,18 @@
-"""A video's pictures enter, the moments of its cuts leave, found by PySceneDetect (the extra `anchors`)."""
+"""A video's pictures enter, the moments of its cuts leave.
 
-import logging
+The measure is that of PySceneDetect's AdaptiveDetector: how much hue, saturation and brightness change from picture to
+picture, held against the pictures around, so that a moving camera is no cut. The library itself would bring a second
+OpenCV into most ComfyUI installations; a test compares the cuts of both.
+
+Legend: H W pixels, C colors, h w pixels of a small picture, N changes.
+"""
+
 from collections.abc import Iterable
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from ..errors import DatasetError
 from .frames import sample_times, scaled_down
 from .records import Span
 
@@ -13,21 +20,10 @@ from .records import Span
 _RATE = 24.0
 _HEIGHT = 144
 _MIN_SHOT_SECONDS = 0.6
-
-
-def require_scenedetect() -> None:
-    """Say what is missing before any work.
-
-    Raises:
-        DatasetError: PySceneDetect cannot be imported.
-    """
-    try:
-        import scenedetect  # noqa: F401
-    except ImportError as error:
-        raise DatasetError(
-            f"Finding cuts needs PySceneDetect ({error}): pip install scenedetect opencv-python-headless. Or set "
-            "shots to none: then every video is taken as one shot."
-        ) from error
+# PySceneDetect's defaults, in steps of 8-bit colors and of the mean change around.
+_MIN_CHANGE = 15.0
+_MIN_RATIO = 3.0
+_AROUND = 2
 
 
 def times_for_cuts(seconds: float) -> list[float]:
@@ -40,21 +36,35 @@ def find_cuts(pictures: Iterable[tuple[float, Tensor]]) -> list[float]:
 
     Args:
         pictures: the moments of `times_for_cuts` and what they show.
-
-    Raises:
-        DatasetError: PySceneDetect cannot be imported.
     """
-    require_scenedetect()
-    from scenedetect import AdaptiveDetector, FrameTimecode
+    changes, before = [], None
+    for _, picture_HWC in pictures:
+        colors = hue_saturation_value(scaled_down(picture_HWC, _HEIGHT))
+        changes.append(0.0 if before is None else float((colors - before).abs().mean()))
+        before = colors
+    return [idx / _RATE for idx in cuts_of(np.array(changes))]
 
-    logging.getLogger("pyscenedetect").setLevel(logging.WARNING)
-    detector = AdaptiveDetector(min_scene_len=round(_MIN_SHOT_SECONDS * _RATE))
-    found = []
-    last = None
-    for idx, (_, picture_HWC) in enumerate(pictures):
-        last = FrameTimecode(idx, fps=_RATE)
-        bgr = scaled_down(picture_HWC, _HEIGHT).flip(-1).contiguous().numpy()
-        found += detector.process_frame(last, bgr)
-    if last is not None:
-        found += detector.post_process(last)
-    return [cut.frame_num / _RATE for cut in found]
+
+def hue_saturation_value(picture_hwC: Tensor) -> Tensor:
+    """Hue from 0 to 180, saturation and value from 0 to 255 [h, w, 3], as OpenCV scales them for bytes."""
+    red, green, blue = picture_hwC.float().unbind(-1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    spread = value - torch.minimum(torch.minimum(red, green), blue)
+    divisor = spread.clamp(min=1)
+    blue_or_green = torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor)
+    sextant = torch.where(value == red, (green - blue) / divisor, blue_or_green)
+    hue = torch.where(spread == 0, 0, sextant % 6 * 30)
+    return torch.stack([hue, 255 * spread / value.clamp(min=1), value], -1)
+
+
+def cuts_of(changes_N: np.ndarray) -> list[int]:
+    """Places of the changes that are cuts: great, and far greater than those around."""
+    found, last = [], 0
+    for idx in range(_AROUND, len(changes_N) - _AROUND):
+        near = changes_N[idx - _AROUND : idx + _AROUND + 1]
+        around = (near.sum() - changes_N[idx]) / (2 * _AROUND)
+        is_cut = changes_N[idx] >= max(_MIN_CHANGE, _MIN_RATIO * around)
+        if is_cut and idx - last >= round(_MIN_SHOT_SECONDS * _RATE):
+            found.append(idx)
+            last = idx
+    return found

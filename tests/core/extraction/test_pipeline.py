@@ -151,7 +151,6 @@ def test_a_single_expression_makes_no_expression_anchors(tmp_path):
 
 
 def test_shots_are_cut_and_belong_to_one_person_only_if_said(tmp_path):
-    pytest.importorskip("scenedetect", reason="PySceneDetect is the extra 'anchors'", exc_type=ImportError)
     first, second = toy_source(0), toy_source(5)
     path = tmp_path / "film.mp4"
     write_toy_video(path, _Joined(first, second, 168))
