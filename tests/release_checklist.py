@@ -281,7 +281,7 @@ def registry(_: Running) -> Verdict:
         return None, "comfy-cli is not installed"
     result = subprocess.run(["comfy", "--skip-prompt", "node", "validate"], cwd=REPO, capture_output=True, text=True)
     text = " ".join((result.stdout + result.stderr).split())
-    return result.returncode == 0 and "warning" not in text.lower(), text[-80:]
+    return result.returncode == 0 and "warning" not in text.lower(), text.rpartition("... ")[2]
 
 
 def archive(_: Running) -> Verdict:

@@ -5,7 +5,9 @@ Run: pytest tests/benchmarks/test_toyworld.py
 
 import json
 import math
+import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 from benchmarks.toyworld import attention
 from benchmarks.toyworld.__main__ import parse, run
 from benchmarks.toyworld.arms import ARMS, SWAPPED_VIEWS
-from benchmarks.toyworld.films import make_film, seams_of
+from benchmarks.toyworld.films import PROGRAMS, frames_of, make_film, seams_of
 from benchmarks.toyworld.looks import Looks, asked_yaw, look_once, seen_yaw
 from benchmarks.toyworld.measure import look_at, measure, seam_jump, slope
 from benchmarks.toyworld.model_files import ModelFiles
@@ -46,6 +48,7 @@ from gloria_core.sampling.plan import plan_chunks
 from gloria_core.sampling.schedule import flow_sigmas
 from gloria_core.shapes import LatentSize
 from gloria_core.toy_weights import write_toy_dit, write_toy_gloria, write_toy_vae
+from gloria_core.toyworld.captions import VOCABULARY
 from gloria_core.toyworld.character import held_out_character
 from gloria_core.toyworld.palette import MARK_COLORS
 from gloria_core.toyworld.readout import Reader
@@ -173,6 +176,21 @@ def test_speech_and_palette_that_go_wrong_are_found(talking):
     assert numbers["sync_contrast"] > 0.3
     assert numbers["room_drift"] > 0.2
     assert numbers["palette_drift"] > 0.1
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_prompts_say_only_what_captions_of_training_can_say(program):
+    for number in range(3):
+        film = make_film(TINY.world, number, program, CHUNKS, 0)
+        for first, stop in map(frames_of, film.plan.chunks):
+            prompt = film.source.prompt(first, stop - first)
+            assert set(re.findall(r"\w+", prompt)) <= set(VOCABULARY)
+            moods = prompt.split(", ")[-2].removeprefix("feels ").split(" then ")
+            assert all(before != after for before, after in pairwise(moods)), prompt
+            quarters = film.source.program.turn_yaw(np.array([first, stop]) / film.source.fps) / (math.pi / 2)
+            if abs(quarters[1] - quarters[0]) > 0.5:
+                assert "turns" in prompt
+            assert prompt.endswith("speaking"), "all of these films are spoken"
 
 
 def test_a_cut_at_every_seam_is_a_jump():
