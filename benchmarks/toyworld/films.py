@@ -113,8 +113,7 @@ def _program(
     drawn = replace(make_program(int(rng.integers(2**31)), seconds), start_view="front")
     begins = [0.0, *(seam / fps for seam in seams_of(plan))]
     if name == "random":
-        moods = tuple(Mood(mood.start, shown[EXPRESSIONS.index(mood.expression) % len(shown)]) for mood in drawn.moods)
-        return replace(drawn, moods=moods)
+        return replace(drawn, moods=_among(shown, drawn.moods))
     if name == "turning":
         quarters = rng.choice((1, 2), size=len(begins)) * rng.choice((-1, 1), size=len(begins))
         turns = tuple(
@@ -128,6 +127,15 @@ def _program(
     every = begins if name == "feeling" else begins[:1]
     moods = tuple(Mood(begin, shown[idx % len(shown)]) for idx, begin in enumerate(every))
     return replace(drawn, turns=(), moods=moods)
+
+
+def _among(shown: list[str], moods: tuple[Mood, ...]) -> tuple[Mood, ...]:
+    """The same times with these expressions alone, never one twice in a row: no caption says "sad then sad"."""
+    chosen: list[int] = []
+    for mood in moods:
+        idx = EXPRESSIONS.index(mood.expression) % len(shown)
+        chosen.append((idx + 1) % len(shown) if chosen[-1:] == [idx] else idx)
+    return tuple(Mood(mood.start, shown[idx]) for mood, idx in zip(moods, chosen, strict=True))
 
 
 def _global_pose(source: Source, rng: np.random.Generator, others: list[str]) -> Poses:

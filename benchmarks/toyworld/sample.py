@@ -1,7 +1,7 @@
 """A demo model, a film and an arm enter, the frames that the model makes leave; so do those of the references.
 
 The film goes through the shipped chunk engine and sampler; only what the arm changes differs. Every chunk has the
-prompt of its own stretch, as a timeline would give it.
+prompt of its own stretch, prefix included, as the captions of training have it.
 
 Legend: T frames, C latent channels or colors, H W pixels or latent cells, B videos (1), F video frames.
 """
