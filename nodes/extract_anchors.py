@@ -180,8 +180,8 @@ def _inputs() -> list[io.Input]:
             "expression_classifier",
             options=classifier_names(),
             default=NO_CLASSIFIER,
-            tooltip="Folder in models/classifiers with an image classification model of transformers that knows all "
-            "eight expressions. Needs a face_detector or joints with ears.",
+            tooltip="Folder in models/classifiers with an image classification model (transformers or ONNX) that "
+            "knows all eight expressions. Needs a face_detector or joints with ears.",
         ),
         io.Float.Input("fps", default=24.0, min=1.0, max=240.0, step=0.01, tooltip="Frames per second of images."),
         io.String.Input(

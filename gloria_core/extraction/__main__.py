@@ -21,10 +21,11 @@ from .backends import Backends
 from .decisions import read_decisions
 from .extract import WORK_FOLDER, decide, extract, read_settings
 from .judge import EndpointJudge
+from .onnx_backend import expression_model
 from .pose_files import PoseFiles
 from .runners import LocalRunner, RayRunner
 from .settings import ExtractionSettings
-from .transformers_backends import ExpressionModel, PersonModel
+from .transformers_backends import PersonModel
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _settings(options: argparse.Namespace) -> ExtractionSettings:
 
 def _backends(options: argparse.Namespace) -> Backends:
     poses = PoseFiles()
-    expressions = None if options.expressions is None else ExpressionModel(options.expressions, options.device)
+    expressions = None if options.expressions is None else expression_model(options.expressions, options.device)
     people = poses if options.people is None else PersonModel(options.people, options.device)
     if options.judge is not None and expressions is None:
         raise DatasetError("A judge looks at what a classifier found: give --expressions with --judge.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning.anchors import EXPRESSIONS
+from ..durable_files import file_sha256
 from ..errors import CheckpointError
 from .backends import Box, Moment
 
@@ -31,7 +32,9 @@ EXPRESSION_NAMES = {
 }
 _PERSON = "person"
 # Four copies share a GPU.
-_GPU_SHARE = 0.25
+GPU_SHARE = 0.25
+_WEIGHTS_NAME = "model.safetensors"
+_DIGITS = 12
 
 
 @dataclass
@@ -49,13 +52,13 @@ class PersonModel:
 
     @property
     def name(self) -> str:
-        """Folder and threshold."""
-        return f"{self.folder.name} {self.min_score}"
+        """Folder, weights and threshold."""
+        return f"{self.folder.name} {weights_hash(self.folder / _WEIGHTS_NAME)} {self.min_score}"
 
     @property
     def gpus(self) -> float:
         """Share of a GPU."""
-        return _GPU_SHARE if self.device == "cuda" else 0.0
+        return GPU_SHARE if self.device == "cuda" else 0.0
 
     def setup(self) -> None:
         """Load the weights.
@@ -63,11 +66,11 @@ class PersonModel:
         Raises:
             CheckpointError: No such model, or one that knows no people.
         """
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
+        from transformers import AutoModelForObjectDetection
 
         if self._parts is not None:
             return
-        model, processor = _loaded(AutoModelForObjectDetection, AutoImageProcessor, self.folder, self.device)
+        model, processor = _loaded(AutoModelForObjectDetection, self.folder, self.device)
         names = {idx: str(name).lower() for idx, name in model.config.id2label.items()}
         if _PERSON not in names.values():
             raise CheckpointError(f"The model in {self.folder} knows no class 'person'. Choose one trained on COCO.")
@@ -98,13 +101,13 @@ class ExpressionModel:
 
     @property
     def name(self) -> str:
-        """Folder."""
-        return self.folder.name
+        """Folder and weights."""
+        return f"{self.folder.name} {weights_hash(self.folder / _WEIGHTS_NAME)}"
 
     @property
     def gpus(self) -> float:
         """Share of a GPU."""
-        return _GPU_SHARE if self.device == "cuda" else 0.0
+        return GPU_SHARE if self.device == "cuda" else 0.0
 
     def setup(self) -> None:
         """Load the weights.
@@ -112,11 +115,11 @@ class ExpressionModel:
         Raises:
             CheckpointError: No such model, or its classes are not the eight expressions.
         """
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
         if self._parts is not None:
             return
-        model, processor = _loaded(AutoModelForImageClassification, AutoImageProcessor, self.folder, self.device)
+        model, processor = _loaded(AutoModelForImageClassification, self.folder, self.device)
         names = [str(model.config.id2label[idx]) for idx in range(len(model.config.id2label))]
         self._parts = model, processor, expression_order(names, str(self.folder))
 
@@ -144,17 +147,35 @@ def expression_order(names: Sequence[str], where: str) -> list[int]:
     return [known.index(name) for name in EXPRESSIONS]
 
 
-def _loaded(model_class: Any, processor_class: Any, folder: Path, device: str) -> tuple[Any, Any]:
+def _loaded(model_class: Any, folder: Path, device: str) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"There is no model in {folder}: expected config.json and model.safetensors there.")
     try:
         model, report = model_class.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-        processor = processor_class.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"The model in {folder} cannot be loaded: {error}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"The model in {folder} lacks {len(missing)} weights, the first is {missing[0]}.")
-    return model.to(device).eval(), processor
+    return model.to(device).eval(), loaded_processor(folder)
+
+
+def loaded_processor(folder: Path) -> Any:
+    """What turns pictures into a network's inputs.
+
+    Raises:
+        CheckpointError: The folder does not say it.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"The model in {folder} does not say what pictures it takes: {error}") from error
+
+
+def weights_hash(path: Path) -> str:
+    """Part of a backend's name, so that other weights in a folder of the same name find anew."""
+    return str(file_sha256(path))[:_DIGITS]

@@ -11,8 +11,8 @@ from ...gloria_core.durable_files import file_sha256
 from ...gloria_core.errors import CheckpointError, DatasetError
 from ...gloria_core.extraction.backends import Backends, ExpressionClassifier, Judge, PersonDetector
 from ...gloria_core.extraction.judge import EndpointJudge
+from ...gloria_core.extraction.onnx_backend import expression_model
 from ...gloria_core.extraction.pose_files import PoseFiles
-from ...gloria_core.extraction.transformers_backends import ExpressionModel
 from .backend_clip_vision import ClipVisionLooks
 from .backend_mediapipe import MediaPipeFaces
 from .backend_rtdetr import RtDetrPeople
@@ -116,7 +116,7 @@ def _expressions(connected: Connected, model: LocalModel | None) -> ExpressionCl
     for root in folder_paths.get_folder_paths(CLASSIFIERS_FOLDER):
         folder = Path(root) / connected.expression_classifier
         if connected.expression_classifier in classifier_names() and (folder / "config.json").is_file():
-            return ExpressionModel(folder, model_management.get_torch_device().type)
+            return expression_model(folder, model_management.get_torch_device().type)
     raise CheckpointError(f"'{connected.expression_classifier}' is not in the folder models/{CLASSIFIERS_FOLDER}.")
 
 

@@ -1,4 +1,4 @@
-"""Sync maths, quality and choice in closed form; decisions and the contact sheet; model folders in the real format.
+"""Sync maths, quality and choice in closed form; decisions and the contact sheet.
 
 Run: python -m pytest tests/core/extraction/test_choose.py
 """
@@ -24,11 +24,11 @@ from toy_scene import toy_source, write_joints_file, write_toy_video
 from gloria_core.conditioning.anchors import EXPRESSIONS, MAX_ANCHORS
 from gloria_core.data.manifest import read_manifest
 from gloria_core.data.read_clip import read_picture
-from gloria_core.errors import CheckpointError, DatasetError
+from gloria_core.errors import DatasetError
 from gloria_core.extraction.__main__ import main
 from gloria_core.extraction.anchor_set import anchor_set
 from gloria_core.extraction.anchor_stages import Choose, JudgeExpressions, spread, without
-from gloria_core.extraction.backends import Backends, Box, Moment, Verdict
+from gloria_core.extraction.backends import Backends, Box, Verdict
 from gloria_core.extraction.choose import diverse_best, fitted_crop, quality_score
 from gloria_core.extraction.decisions import decisions_of_text
 from gloria_core.extraction.expression_stage import smoothed, stretches
@@ -39,7 +39,6 @@ from gloria_core.extraction.records import Candidate, Record, Span
 from gloria_core.extraction.runners import LocalRunner
 from gloria_core.extraction.settings import AnchorThresholds, ExtractionSettings, FootageThresholds
 from gloria_core.extraction.sync import distances, score_embeddings
-from gloria_core.extraction.transformers_backends import ExpressionModel, PersonModel, expression_order
 
 
 @pytest.mark.parametrize("lag", [-15, -4, 0, 3, 15])
@@ -353,79 +352,6 @@ def test_an_encoder_of_looks_decides_what_differs(video):
     record = Record(id="a", video="v.mp4", candidates=candidates, spans=(Span(start=0, end=6),))
     (after,) = Choose(video, AnchorThresholds(per_label=2), Looks()).process(record)
     assert [idx for idx, each in enumerate(after.candidates) if each.rejected is None] == [0, 2]
-
-
-NAMES = ("Anger", "Contempt", "Disgust", "Fear", "Happiness", "Neutral", "Sadness", "Surprise")
-
-
-def test_classes_are_mapped_by_name_and_seven_are_refused():
-    order = expression_order(NAMES, "here")
-    named = dict(zip(EXPRESSIONS, (NAMES[idx] for idx in order), strict=True))
-    assert (named["angry"], named["happy"], named["sad"]) == ("Anger", "Happiness", "Sadness")
-    with pytest.raises(CheckpointError, match="exactly these eight"):
-        expression_order([name for name in NAMES if name != "Contempt"], "here")
-    with pytest.raises(CheckpointError, match="exactly these eight"):
-        expression_order([*NAMES, "Sad"], "here")
-
-
-def test_an_image_classifier_in_its_real_format_is_read(tmp_path):
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
-        id2label=dict(enumerate(NAMES)), label2id={name: idx for idx, name in enumerate(NAMES)},
-    )  # fmt: skip
-    network = ViTForImageClassification(config).eval()
-    network.save_pretrained(tmp_path / "vit")
-    processor = ViTImageProcessor(size={"height": 32, "width": 32})
-    processor.save_pretrained(tmp_path / "vit")
-    model = ExpressionModel(tmp_path / "vit")
-    model.setup()
-    crops = [torch.randint(0, 255, (40, 50, 3), dtype=torch.uint8) for _ in range(2)]
-    found = model.classify(crops)
-    with torch.no_grad():
-        logits = network(**processor([crop.numpy() for crop in crops], return_tensors="pt")).logits.softmax(-1)
-    assert found[1]["happy"] == pytest.approx(logits[1, NAMES.index("Happiness")].item(), rel=1e-4)
-    assert sum(found[0].values()) == pytest.approx(1, rel=1e-5)
-    (tmp_path / "vit" / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
-        ExpressionModel(tmp_path / "vit").setup()
-    with pytest.raises(CheckpointError, match="There is no model"):
-        ExpressionModel(tmp_path / "nowhere").setup()
-
-
-def test_a_person_detector_in_its_real_format_is_read(tmp_path):
-    model = PersonModel(tiny_detector(tmp_path / "detr", {0: "person", 1: "dog"}), min_score=0.0)
-    model.setup()
-    picture = torch.randint(0, 255, (48, 64, 3), dtype=torch.uint8)
-    everybody = model.people(Moment(Path("v.mp4"), 0.0, picture))
-    assert everybody
-    assert everybody == sorted(everybody)
-    assert all(box.right >= box.left and box.bottom >= box.top for box in everybody)
-    assert replace(model, min_score=1.0).name != model.name
-    with pytest.raises(CheckpointError, match="knows no class 'person'"):
-        PersonModel(tiny_detector(tmp_path / "dogs", {0: "cat", 1: "dog"})).setup()
-
-
-def tiny_detector(folder, names):
-    """An RT-DETR with random weights."""
-    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessor, RTDetrResNetConfig
-
-    torch.manual_seed(0)
-    backbone = RTDetrResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"], out_indices=[2, 3, 4],
-    )  # fmt: skip
-    config = RTDetrConfig(
-        backbone_config=backbone, encoder_hidden_dim=16, encoder_in_channels=[8, 8, 8], encoder_ffn_dim=16, d_model=16,
-        encoder_attention_heads=2, decoder_attention_heads=2, decoder_ffn_dim=16, decoder_layers=1, encoder_layers=1,
-        num_queries=10, decoder_in_channels=[16, 16, 16], num_denoising=0, id2label=names,
-        label2id={name: idx for idx, name in names.items()},
-    )  # fmt: skip
-    RTDetrForObjectDetection(config).save_pretrained(folder)
-    RTDetrImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("end", "outside"), [(20.0, 5), (10.95, 2), (10.0, 0)])

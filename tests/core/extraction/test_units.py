@@ -243,6 +243,15 @@ def test_another_pose_file_or_caption_makes_the_part_anew(footage):
 def test_bad_files_become_error_rows_and_the_others_go_on(footage):
     (footage / "corrupt.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
     (footage / "empty.mp4").write_bytes(b"")
+    with av.open(str(footage / "none.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p"
+        container.start_encoding()
+    with av.open(str(footage / "voice.mp4"), "w") as container:
+        track = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16000
+        container.mux([*track.encode(frame), *track.encode()])
     whole = (footage / "v2.mp4").read_bytes()
     (footage / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     shutil.copy(footage / "v3.mp4", footage / "w3.mp4")
@@ -252,7 +261,9 @@ def test_bad_files_become_error_rows_and_the_others_go_on(footage):
     (footage / "sound.smpl.npz").write_bytes(b"no pose")
     run(footage)
     errors = errors_of(footage)
-    assert set(errors) == {"corrupt.mp4", "empty.mp4", "cut.mp4", "w3.mp4", "v4.mp4", "sound.mp4"}
+    assert set(errors) == {
+        "corrupt.mp4", "empty.mp4", "none.mp4", "voice.mp4", "cut.mp4", "w3.mp4", "v4.mp4", "sound.mp4"
+    }
     assert "not a readable video" in errors["corrupt.mp4"]
     assert "same as 'v3.mp4'" in errors["w3.mp4"]
     assert "has no pose file" in errors["v4.mp4"]

@@ -4,11 +4,14 @@ Run: python -m pytest tests/core/extraction/test_viewpoint.py
 """
 
 import math
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -17,7 +20,7 @@ from scipy.spatial.transform import Rotation
 from toy_scene import boxes, toy_source, true_yaw, write_joints_file, write_smpl_file
 
 from gloria_core.errors import DatasetError
-from gloria_core.extraction.pose_files import PoseFiles, read_joints_file, read_smpl_file
+from gloria_core.extraction.pose_files import JOINT_LAYOUTS, PoseFiles, read_joints_file, read_smpl_file
 from gloria_core.extraction.view_bands import (
     ViewThresholds,
     band_of,
@@ -37,7 +40,13 @@ from gloria_core.extraction.viewpoint import (
     wrapped,
 )
 
+REPO = Path(__file__).resolve().parents[3]
 NUM = 2000
+# Shoulders, hips, nose, ears around the middle of the body: to the left, up, forward.
+BODY = (
+    (0.2, 0.25, 0.0), (-0.2, 0.25, 0.0), (0.1, -0.25, 0.0), (-0.1, -0.25, 0.0), (0.0, 0.0, 0.1), (0.08, 0.0, 0.0),
+    (-0.08, 0.0, 0.0),
+)  # fmt: skip
 
 
 def random_world(seed=0, num=NUM):
@@ -85,6 +94,53 @@ def test_joints_of_the_same_scene_agree():
     assert np.abs(wrapped(found.psi_T - psi)).max() < 1e-6
     head = psi_of_head(axes[:, :, 0] * 0.15, to_camera[:, :, 1], position)
     assert np.abs(wrapped(head - psi)).max() < 1e-6
+
+
+def test_files_of_both_formats_made_of_one_scene_agree_with_it(tmp_path):
+    psi, to_camera, position, body = random_world(3)
+    axes, times = to_camera @ body, np.arange(NUM) / 30
+    turned = Rotation.from_euler("y", [-0.4]).as_matrix() @ body
+    np.savez(
+        tmp_path / "gvhmr.npz", fps=30.0, incam_global_orient=Rotation.from_matrix(axes).as_rotvec(),
+        incam_transl=position, global_global_orient=Rotation.from_matrix(turned).as_rotvec(),
+    )  # fmt: skip
+    for layout in ("coco", "mediapipe33", "mhr70", "smpl"):
+        places = JOINT_LAYOUTS[layout]
+        joints = np.zeros((NUM, max(places) + 1, 3))
+        for place, offset in zip(places, BODY, strict=True):
+            if place >= 0:
+                joints[:, place] = axes @ np.array(offset)
+        np.savez(
+            tmp_path / f"{layout}.npz", layout=layout, fps=30.0, joints=joints, transl=position, up=to_camera[:, :, 1]
+        )
+    tracks = {"gvhmr": read_smpl_file(tmp_path / "gvhmr.npz")}
+    tracks |= {name: read_joints_file(tmp_path / f"{name}.npz") for name in JOINT_LAYOUTS}
+    for name, track in tracks.items():
+        np.testing.assert_array_equal(track.times_T, times)
+        assert np.abs(wrapped(track.psi_T - psi)).max() < 1e-6, name
+        assert track.head_psi_T is None or np.abs(wrapped(track.head_psi_T - psi)).max() < 1e-6
+
+
+def test_the_documented_conversion_makes_a_pose_file_of_gvhmrs_results(tmp_path):
+    """The layout of `hmr4d_results.pt` and `preprocess/bbx.pt`, float32, as GVHMR saves them."""
+    psi, to_camera, position, body = random_world(4, 50)
+    turned = Rotation.from_euler("y", [0.7]).as_matrix() @ body
+
+    def params(rotations):
+        orient = torch.from_numpy(Rotation.from_matrix(rotations).as_rotvec()).float()
+        return {"body_pose": torch.zeros(50, 63), "betas": torch.zeros(50, 10), "global_orient": orient,
+                "transl": torch.from_numpy(position).float()}  # fmt: skip
+
+    results = {"smpl_params_global": params(turned), "smpl_params_incam": params(to_camera @ body)}
+    torch.save({**results, "K_fullimg": torch.eye(3).expand(50, 3, 3)}, tmp_path / "hmr4d_results.pt")
+    (tmp_path / "preprocess").mkdir()
+    torch.save({"bbx_xyxy": torch.rand(50, 4), "bbx_xys": torch.rand(50, 3)}, tmp_path / "preprocess" / "bbx.pt")
+    (line,) = re.findall(r'^python -c "(import torch.*)"$', (REPO / "docs" / "extraction.md").read_text(), re.MULTILINE)
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    track = PoseFiles().track(tmp_path / "walk.mp4")
+    assert np.abs(wrapped(track.psi_T - psi)).max() < 1e-3
+    assert track.boxes_T4.shape == (50, 4)
+    np.testing.assert_allclose(np.diff(track.times_T), 1 / 30)
 
 
 def test_the_angle_to_the_optical_axis_would_err():
