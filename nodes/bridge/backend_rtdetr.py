@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from ...gloria_core.errors import CheckpointError
 from ...gloria_core.extraction.backends import Box, Moment
-from .extraction_models import as_image, weights_name
+from .extraction_models import as_image, detectors_note, weights_name
 
+NETWORK = "RTv4"
 MIN_SCORE = 0.5
 _MOST_PEOPLE = 100
 
@@ -13,6 +15,12 @@ class RtDetrPeople:
     """ComfyUI's detector, by its own node."""
 
     def __init__(self, model: Any) -> None:
+        network = type(model.model.diffusion_model).__name__
+        if network != NETWORK:
+            raise CheckpointError(
+                f"The model at person_detector ({network}) is no RT-DETR v4: load one with Load Diffusion Model."
+                f"{detectors_note()}"
+            )
         self._model = model
         self.name = weights_name("rt-detr", model.model.diffusion_model, MIN_SCORE)
 

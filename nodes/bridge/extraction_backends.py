@@ -15,7 +15,7 @@ from ...gloria_core.extraction.onnx_backend import expression_model
 from ...gloria_core.extraction.pose_files import PoseFiles
 from .backend_clip_vision import ClipVisionLooks
 from .backend_mediapipe import MediaPipeFaces
-from .backend_rtdetr import RtDetrPeople
+from .backend_rtdetr import NETWORK, RtDetrPeople
 from .backend_sam3 import Sam3People
 from .backend_sdpose import SdPoseBody
 from .backend_text_generation import LocalModel
@@ -96,7 +96,7 @@ def classifier_names() -> list[str]:
 
 def _person_detector(connected: Connected) -> PersonDetector:
     network = type(connected.person_detector.model.diffusion_model).__name__
-    if network == "RTv4":
+    if network == NETWORK:
         return RtDetrPeople(connected.person_detector)
     if network == "SAM3Model":
         if connected.person_prompt is None:

@@ -33,7 +33,7 @@ from gloria_pack.nodes.bridge.backend_rtdetr import RtDetrPeople
 from gloria_pack.nodes.bridge.backend_sam3 import Sam3People
 from gloria_pack.nodes.bridge.backend_sdpose import SdPoseBody, _joints
 from gloria_pack.nodes.bridge.backend_text_generation import LocalModel
-from gloria_pack.nodes.bridge.crops import boxes_of_faces
+from gloria_pack.nodes.bridge.crops import boxes_of_faces, boxes_of_people
 from gloria_pack.nodes.bridge.extraction_backends import Connected, make_backends
 from gloria_pack.nodes.bridge.kept_work import ANSWERS_NAME, KEYPOINTS_NAME, KeptAnswers
 from gloria_pack.nodes.bridge.model import load_gloria_model
@@ -209,6 +209,8 @@ def test_people_detectors_are_known_by_their_networks(rtdetr, sam3, tmp_path):
     wan = load_gloria_model(tmp_path / "wan.safetensors", None, {})
     with pytest.raises(CheckpointError, match=r"person_detector \(ComfyGloriaDiT\) finds no people"):
         make_backends(Connected(person_detector=wan), False, print, tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(SAM3Model\) is no RT-DETR v4"):
+        boxes_of_people(torch.zeros(1, 8, 8, 3), sam3)
     with pytest.raises(CheckpointError, match="no SDPose model"):
         SdPoseBody(rtdetr, None, None, print, tmp_path)
 

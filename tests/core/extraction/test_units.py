@@ -23,6 +23,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
+from long_footage import peak_bytes, write_long_footage
 from toy_scene import toy_source, write_joints_file, write_smpl_file, write_toy_video
 
 from gloria_core.data.manifest import read_manifest
@@ -328,35 +329,12 @@ def _turn(path, matrix):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_memory_does_not_grow_with_length(tmp_path):
-    peaks = [_peak_of(tmp_path / str(minutes), minutes) for minutes in (2, 60)]
+    """Four hours take minutes: `python benchmarks/extraction_memory.py`."""
+    peaks = []
+    for minutes in (2, 30):
+        write_long_footage(tmp_path / str(minutes), minutes)
+        peaks.append(peak_bytes(tmp_path / str(minutes), with_poses=True))
     assert peaks[1] < peaks[0] + 40e6
-
-
-def _peak_of(folder, minutes):
-    """Peak memory in bytes of the command on a video of so many minutes, two pictures a second."""
-    folder.mkdir()
-    num = minutes * 120
-    rng = np.random.default_rng(0)
-    stills = rng.integers(0, 255, size=(7, 96, 96, 3)).astype(np.uint8)
-    with av.open(str(folder / "long.mp4"), "w") as container:
-        video = container.add_stream("mpeg4", rate=2)
-        video.width = video.height = 96
-        for idx in range(num):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(stills[idx % 7], format="rgb24")))
-        container.mux(video.encode())
-    moments = np.arange(0, minutes * 60, 0.1)
-    source = toy_source(0, facings=FACINGS, seconds=4.0, size=96)
-    fields = dict(np.load(write_smpl_file(folder / "one.npz", source)))
-    fields = {name: np.repeat(values[:1], len(moments), 0) for name, values in fields.items() if name != "fps"}
-    np.savez(folder / "long.smpl.npz", times=moments, **fields)
-    (folder / "settings.yaml").write_text(SETTINGS_YAML)
-    code = (
-        "from gloria_core.extraction.__main__ import main;"
-        f"assert main([{str(folder)!r}, '--settings', {str(folder / 'settings.yaml')!r}]) == 0;"
-        "print([line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True).stdout
-    return int(out.split()[-1]) * 1024
 
 
 def test_the_command_writes_a_dataset_and_a_sheet(footage, caplog):

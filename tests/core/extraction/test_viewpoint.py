@@ -32,6 +32,7 @@ from gloria_core.extraction.view_bands import (
     turn_speed,
 )
 from gloria_core.extraction.viewpoint import (
+    LEVEL_CAMERA_UP,
     Torso,
     facing_from_smpl,
     facing_from_torso,
@@ -141,6 +142,26 @@ def test_the_documented_conversion_makes_a_pose_file_of_gvhmrs_results(tmp_path)
     assert np.abs(wrapped(track.psi_T - psi)).max() < 1e-3
     assert track.boxes_T4.shape == (50, 4)
     np.testing.assert_allclose(np.diff(track.times_T), 1 / 30)
+
+
+def test_the_documented_conversion_makes_a_pose_file_of_sam_3d_bodys_results(tmp_path, monkeypatch):
+    _, to_camera, position, body = random_world(5, 20)
+    keypoints = np.zeros((20, 70, 3), np.float32)
+    for place, offset in zip(JOINT_LAYOUTS["mhr70"], BODY, strict=True):
+        keypoints[:, place] = to_camera @ body @ np.array(offset)
+    results = [[{"pred_keypoints_3d": keypoints[idx], "pred_cam_t": position[idx]}] for idx in range(20)]
+    results[7], results[9] = [], results[9] * 2
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "extraction.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "pred_cam_t" in block]
+    monkeypatch.chdir(tmp_path)
+    exec(block, {"results": results})
+    track = PoseFiles().track(tmp_path / "walk.mp4")
+    assert np.flatnonzero(np.isnan(track.psi_T)).tolist() == [7, 9]
+    # Cameras are level in such a file, so only the people before level cameras are told exactly.
+    up = np.broadcast_to(LEVEL_CAMERA_UP, (20, 3))
+    torso = Torso(*(keypoints[:, place] + position for place in JOINT_LAYOUTS["mhr70"][:4]))
+    seen = ~np.isnan(track.psi_T)
+    np.testing.assert_allclose(track.psi_T[seen], facing_from_torso(torso, up).psi_T[seen], atol=1e-3)
 
 
 def test_the_angle_to_the_optical_axis_would_err():
