@@ -19,7 +19,7 @@ from .records import Span
 # Cuts are looked for on an even grid, so that a variable frame rate is no matter.
 _RATE = 24.0
 _HEIGHT = 144
-_MIN_SHOT_SECONDS = 0.6
+_MIN_SHOT_SECONDS = 0.58
 # PySceneDetect's defaults, in steps of 8-bit colors and of the mean change around.
 _MIN_CHANGE = 15.0
 _MIN_RATIO = 3.0
@@ -37,12 +37,18 @@ def find_cuts(pictures: Iterable[tuple[float, Tensor]]) -> list[float]:
     Args:
         pictures: the moments of `times_for_cuts` and what they show.
     """
-    changes, before = [], None
-    for _, picture_HWC in pictures:
+    moments: list[float] = []
+    changes: list[float] = []
+    shown, before = None, None
+    for time, picture_HWC in pictures:
+        if picture_HWC is shown:  # fewer pictures a second than moments: nothing new was shown
+            continue
+        shown = picture_HWC
         colors = hue_saturation_value(scaled_down(picture_HWC, _HEIGHT))
+        moments.append(time)
         changes.append(0.0 if before is None else float((colors - before).abs().mean()))
         before = colors
-    return [idx / _RATE for idx in cuts_of(np.array(changes))]
+    return [moments[idx] for idx in cuts_of(np.array(moments), np.array(changes))]
 
 
 def hue_saturation_value(picture_hwC: Tensor) -> Tensor:
@@ -57,14 +63,14 @@ def hue_saturation_value(picture_hwC: Tensor) -> Tensor:
     return torch.stack([hue, 255 * spread / value.clamp(min=1), value], -1)
 
 
-def cuts_of(changes_N: np.ndarray) -> list[int]:
-    """Places of the changes that are cuts: great, and far greater than those around."""
+def cuts_of(moments_N: np.ndarray, changes_N: np.ndarray) -> list[int]:
+    """Places of the changes that are cuts: great, far greater than those around, and not soon after another."""
     found, last = [], 0
     for idx in range(_AROUND, len(changes_N) - _AROUND):
         near = changes_N[idx - _AROUND : idx + _AROUND + 1]
         around = (near.sum() - changes_N[idx]) / (2 * _AROUND)
         is_cut = changes_N[idx] >= max(_MIN_CHANGE, _MIN_RATIO * around)
-        if is_cut and idx - last >= round(_MIN_SHOT_SECONDS * _RATE):
+        if is_cut and moments_N[idx] - moments_N[last] >= _MIN_SHOT_SECONDS:
             found.append(idx)
             last = idx
     return found

@@ -7,13 +7,15 @@ import colorsys
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 
-from gloria_core.extraction.shots import cuts_of, find_cuts, hue_saturation_value
+from gloria_core.extraction.frames import pictures
+from gloria_core.extraction.shots import cuts_of, find_cuts, hue_saturation_value, times_for_cuts
 from gloria_core.toyworld.character import held_out_character
 from gloria_core.toyworld.program import make_program
 from gloria_core.toyworld.scene import make_scene
@@ -63,6 +65,22 @@ def test_flashes_shorter_than_a_shot_do_not_cut_twice():
     assert find_cuts(timed(frames)) == pytest.approx([30 / RATE, 60 / RATE])
 
 
+def test_few_pictures_a_second_are_no_cuts(tmp_path):
+    """Five pictures a second of a fast move, then other footage; a file gives the same picture for several moments."""
+    wide = torch.cat([shot(7, 1)[0], shot(8, 1)[0]], 1)
+    moving = [wide[:, 6 * step : 6 * step + SIDE] for step in range(16)]
+    with av.open(str(tmp_path / "slow.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5, options={"qscale": "2"})
+        stream.width = stream.height = SIDE
+        for picture in [*moving, *shot(2, 16)]:
+            frame = av.VideoFrame.from_ndarray(picture.contiguous().numpy(), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    seen = list(pictures(tmp_path / "slow.mp4", times_for_cuts(6.4)))
+    assert find_cuts(seen) == pytest.approx([3.2], abs=1 / RATE)
+    assert len(find_cuts([(time, picture.clone()) for time, picture in seen])) > 1, "as if each were a new picture"
+
+
 @pytest.mark.parametrize("length", [0, 1, 4, 5])
 def test_very_short_videos_have_no_cut(length):
     assert find_cuts(timed(shot(3, 5)[:length])) == []
@@ -106,4 +124,4 @@ def test_pyscenedetect_finds_the_same(film):
     ],
 )
 def test_a_cut_is_great_and_far_greater_than_what_is_around(changes, cuts):
-    assert cuts_of(np.array(changes)) == cuts
+    assert cuts_of(np.arange(len(changes)) / RATE, np.array(changes)) == cuts
