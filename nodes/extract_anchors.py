@@ -8,14 +8,12 @@ from comfy_api.latest import io, ui
 from ..gloria_core.durable_files import file_sha256
 from ..gloria_core.errors import ConfigError
 from ..gloria_core.extraction.anchor_set import anchor_set
-from ..gloria_core.extraction.extract import WORK_FOLDER
 from ..gloria_core.extraction.settings import ExtractionSettings
 from ..gloria_core.strict import parse
 from ..gloria_core.training.presets import merge_settings
 from .bridge.extraction import (
     NO_FILE,
     Watch,
-    extraction_path,
     place_footage,
     place_pose_file,
     pose_file_names,
@@ -23,6 +21,7 @@ from .bridge.extraction import (
     report_text,
     run_extraction,
     sheet_image,
+    work_path,
 )
 from .bridge.extraction_backends import NO_CLASSIFIER, Connected, classifier_names, make_backends
 from .bridge.progress import show_text
@@ -92,8 +91,7 @@ class GloriaExtractAnchors(io.ComfyNode):
         connected = Connected(
             pose_file=poses, expression_classifier=expression_classifier, judge_endpoint=judge_endpoint, **models
         )
-        work = extraction_path(name) / WORK_FOLDER
-        backends = make_backends(connected, find_viewpoints, watch.on_picture, work)
+        backends = make_backends(connected, find_viewpoints, watch.on_picture, work_path(name))
         folder = place_footage(name, video, images, fps)
         if poses is not None:
             place_pose_file(folder, poses)

@@ -58,6 +58,11 @@ def extraction_path(name: str) -> Path:
     return contained(Path(folder_paths.get_output_directory()) / EXTRACTIONS_FOLDER / name, name)
 
 
+def work_path(name: str) -> Path:
+    """The folder in it of what the pipeline writes."""
+    return extraction_path(name) / WORK_FOLDER
+
+
 def linked_footage(footage: Any) -> Path:
     """The folder that a link brings.
 
