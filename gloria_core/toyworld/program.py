@@ -25,6 +25,10 @@ _STREAM = 31
 _TURN_SPEED = (0.8, 1.25)
 _HOLD_SECONDS = (0.7, 3.0)
 _MOOD_SECONDS = (1.5, 5.0)
+# In calm videos the character stays as it is for longer than a chunk lasts: with busy ones alone, a chunk in which
+# nothing turns, what a talk to the camera consists of, would hardly ever be seen in training.
+_CALM_SHARE, _CALM_SECONDS = 0.3, (4.0, 14.0)
+_CALM_STREAM = 37
 _MOOD_FADE = 0.3
 _HEAD_LEAD_SECONDS = 0.22
 _MAX_HEAD_LEAD = math.radians(40)
@@ -149,13 +153,14 @@ class Program:
 
 
 def make_program(seed: int, seconds: float = 24.0) -> Program:
-    """The random program of this number."""
+    """The random program of this number: busy, or calm."""
     rng = np.random.default_rng((_STREAM, seed))
+    is_calm = np.random.default_rng((_CALM_STREAM, seed)).random() < _CALM_SHARE
     return Program(
         seconds=seconds,
         start_view=VIEWPOINTS[rng.choice(4, p=(0.4, 0.2, 0.2, 0.2))],
-        turns=_random_turns(rng, seconds),
-        moods=_random_moods(rng, seconds),
+        turns=_random_turns(rng, seconds, is_calm),
+        moods=_random_moods(rng, seconds, is_calm),
         x=rng.uniform(-0.06, 0.06),
         sway=_wave(rng, 0.004, 0.018, 0.15, 0.4),
         breath=_wave(rng, 0.003, 0.008, 0.3, 0.5),
@@ -203,25 +208,27 @@ def frame_times(first_frame: int, num_frames: int, fps: float) -> np.ndarray:
     return (first_frame + np.arange(num_frames)) / fps
 
 
-def _random_turns(rng: np.random.Generator, seconds: float) -> tuple[Turn, ...]:
+def _random_turns(rng: np.random.Generator, seconds: float, is_calm: bool) -> tuple[Turn, ...]:
     turns: list[Turn] = []
-    time = rng.uniform(0.2, 2.0)
+    hold = _CALM_SECONDS if is_calm else _HOLD_SECONDS
+    time = rng.uniform(*_CALM_SECONDS) if is_calm else rng.uniform(0.2, 2.0)
     while True:
         quarters = int(rng.choice((1, 2, 4), p=(0.55, 0.33, 0.12)) * rng.choice((-1, 1)))
         length = abs(quarters) / rng.uniform(*_TURN_SPEED)
         if time + length > seconds:
             return tuple(turns)
         turns.append(Turn(time, length, quarters))
-        time += length + rng.uniform(*_HOLD_SECONDS)
+        time += length + rng.uniform(*hold)
 
 
-def _random_moods(rng: np.random.Generator, seconds: float) -> tuple[Mood, ...]:
+def _random_moods(rng: np.random.Generator, seconds: float, is_calm: bool) -> tuple[Mood, ...]:
+    length = _CALM_SECONDS if is_calm else _MOOD_SECONDS
     moods = [Mood(0.0, EXPRESSIONS[rng.integers(len(EXPRESSIONS))])]
-    time = rng.uniform(*_MOOD_SECONDS)
+    time = rng.uniform(*length)
     while time < seconds:
         others = [name for name in EXPRESSIONS if name != moods[-1].expression]
         moods.append(Mood(time, others[rng.integers(len(others))]))
-        time += rng.uniform(*_MOOD_SECONDS)
+        time += rng.uniform(*length)
     return tuple(moods)
 
 

@@ -111,3 +111,13 @@ def test_all_expressions_and_views_come_up():
     programs = [make_program(seed) for seed in range(30)]
     assert {mood.expression for program in programs for mood in program.moods} == set(EXPRESSIONS)
     assert {program.start_view for program in programs} == {"front", "back", "left", "right"}
+
+
+def test_some_videos_are_calm_for_longer_than_a_chunk():
+    """A talk to the camera, chunk after chunk in which nothing turns, has to be in the training data."""
+    stretch = 37 / 8
+    captions = [
+        caption(make_program(seed), start * stretch, stretch, None) for seed in range(100) for start in range(5)
+    ]
+    assert 0.1 < np.mean(["keeps facing" in text for text in captions]) < 0.25
+    assert any("keeps facing the front" in text and " then " not in text for text in captions)
