@@ -107,6 +107,7 @@ class JudgeExpressions(FolderStage):
     """Has the best expression candidates looked at again: kept, relabelled or dropped, and the verdict noted."""
 
     name = "judge"
+    asks_others = True
 
     def __init__(self, folder: Path, thresholds: AnchorThresholds, judge: Judge) -> None:
         super().__init__(folder)

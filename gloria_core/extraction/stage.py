@@ -32,6 +32,8 @@ class Stage(Protocol):
 
     name: str
     resources: Resources
+    asks_others: bool
+    """Whether an answer may fail to come, so that a later run asks again."""
 
     def setup(self) -> None:
         """Load what is heavy, in the process that will use it."""
@@ -49,6 +51,7 @@ class FolderStage:
 
     name = ""
     resources = Resources()
+    asks_others = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

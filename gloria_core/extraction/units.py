@@ -1,8 +1,9 @@
 """One source video enters, one part file leaves: its records, or the error that it ended in.
 
 A part is named by the content of the video and by its path, written whole or not at all, and used again as long as it
-was made by equal settings from equal files beside the video (poses, caption). A part with an error, or whose judge did
-not answer, is made anew by the next run. Until a part is there, a partial one holds what the stages so far found.
+was made by equal settings from equal files beside the video (poses, caption). A part with an error is made anew by the
+next run, one whose judge did not answer from there on. Until a part is there, a partial one holds what the stages so
+far found.
 """
 
 import hashlib
@@ -76,7 +77,8 @@ class PartStore:
     def write(self, unit: Unit) -> None:
         """Write a unit's part, whole or not at all."""
         self._commit(self.path(unit), replace(unit, is_done=True))
-        self._partial(unit).unlink(missing_ok=True)
+        if not _is_unanswered(unit_content(unit)):
+            self._partial(unit).unlink(missing_ok=True)
 
     def read(self, unit: Unit) -> Unit | None:
         """The finished unit of a video; None: not done yet, or by other settings."""
@@ -84,8 +86,9 @@ class PartStore:
         return None if part is None else unit_from_content(part, str(self.path(unit)))
 
     def keep(self, unit: Unit) -> None:
-        """Write what the stages so far found."""
-        self._commit(self._partial(unit), unit)
+        """Write what the stages so far found, as long as every question was answered."""
+        if not _is_unanswered(unit_content(unit)):
+            self._commit(self._partial(unit), unit)
 
     def kept(self, unit: Unit) -> Unit:
         """The unit as far as an earlier run came with it."""
@@ -178,6 +181,8 @@ class StageRun:
         for stage in self.stages:
             if stage.name in unit.stages:
                 continue
+            if stage.asks_others:
+                self.store.keep(unit)
             unit = self._after(stage, unit)
             if unit.error is not None:
                 return unit

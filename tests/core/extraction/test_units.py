@@ -7,12 +7,11 @@ import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections import Counter
-from fractions import Fraction
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,14 +22,14 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[3]))
 sys.path.append(str(Path(__file__).resolve().parent))
 
-from long_footage import peak_bytes, write_long_footage
 from toy_scene import toy_source, write_joints_file, write_smpl_file, write_toy_video
 
+from gloria_core.conditioning.anchors import EXPRESSIONS
 from gloria_core.data.manifest import read_manifest
 from gloria_core.errors import DatasetError, GloriaError
 from gloria_core.extraction import units, view_stage
 from gloria_core.extraction.__main__ import main
-from gloria_core.extraction.backends import Backends
+from gloria_core.extraction.backends import Backends, Verdict
 from gloria_core.extraction.collect import REPORT_NAME
 from gloria_core.extraction.extract import extract, read_settings, run_stages
 from gloria_core.extraction.footage_stages import Probe
@@ -216,6 +215,55 @@ def test_a_stopped_video_goes_on_behind_its_last_finished_stage(footage, small, 
     assert stopped == looked_at, "no stage looked at a picture twice"
 
 
+class Sure:
+    """A classifier that sees the same in every face."""
+
+    name = "sure"
+
+    def setup(self):
+        pass
+
+    def classify(self, crops):
+        return [{name: float(name == "happy") for name in EXPRESSIONS} for _ in crops]
+
+
+class Late:
+    """A judge that is out at first."""
+
+    name = "late"
+    is_there = False
+
+    def setup(self):
+        pass
+
+    def judge(self, crop_HWC, label):
+        outcome = "keep" if self.is_there else "no answer"
+        return Verdict(outcome=outcome, label=label, reason=outcome, attempts=1, judge=self.name)
+
+
+def test_a_judge_that_was_out_is_asked_again_and_nothing_before_it_is_done_again(footage):
+    for path in footage.glob("v[1-5]*"):
+        path.unlink()
+    text = SETTINGS_YAML.replace("min_head_height: 48", "min_head_height: 16") + "expressions: {min_distinct: 1}\n"
+    (footage.parent / "settings.yaml").write_text(text)
+    settings, judge = settings_of(footage), Late()
+    backends = replace(poses(), expressions=Sure(), judge=judge)
+
+    def happy_anchors():
+        runner = LocalRunner()
+        (source,) = extract(footage, settings, backends, runner).found.sources
+        return [anchor for anchor in source.anchors if anchor.label == "happy"], runner.seconds
+
+    found, _ = happy_anchors()
+    assert not found
+    judge.is_there = True
+    found, seconds = happy_anchors()
+    assert found
+    assert {name for name, spent in seconds.items() if spent} == {"judge", "choose", "globals"}
+    assert not list(footage.rglob("*.partial"))
+    assert not any(happy_anchors()[1].values())
+
+
 def test_an_error_does_not_stop_the_run_unless_it_says_so(footage):
     stages = make_stages(footage, settings_of(footage), poses())
 
@@ -282,59 +330,6 @@ def test_an_error_is_tried_again_and_mended_footage_is_used(footage):
     shutil.move(footage / "later", footage / "v4.joints.npz")
     run(footage)
     assert not errors_of(footage)
-
-
-def test_a_variable_rate_and_a_turned_phone_video_are_seen_as_they_are_shown(tmp_path):
-    source = toy_source(0, facings=FACINGS, moods=((0.0, "sad"),), seconds=4.0, size=128)
-    rng = np.random.default_rng(1)
-    times = np.cumsum(rng.choice([0.02, 0.04, 0.07], size=200))
-    times = times[times < 3.9] - times[0]
-    poses_shown = source.picture(source.program.poses(times))
-    path = tmp_path / "footage" / "phone.mp4"
-    path.parent.mkdir()
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=30, options={"crf": "12", "preset": "veryfast"})
-        video.width = video.height = 128
-        video.pix_fmt = "yuv420p"
-        video.codec_context.time_base = Fraction(1, 1000)
-        for moment, picture in zip(times, (poses_shown * 255).round().byte().numpy(), strict=True):
-            # Stored lying on its side; the display matrix stands it up again.
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(picture, 1)), format="rgb24")
-            frame.pts, frame.time_base = round(moment * 1000), video.codec_context.time_base
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-    _turn(path, (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))
-    write_joints_file(path.with_name("phone.joints.npz"), source)
-    (tmp_path / "settings.yaml").write_text(SETTINGS_YAML)
-    run(path.parent)
-    (found,) = read_manifest(path.parent).sources
-    views = [anchor for anchor in found.anchors if anchor.kind == "viewpoint"]
-    assert {view.label for view in views} == {"front", "left"}
-    assert all(view.label == source.program.view_at(view.time) for view in views)
-    from gloria_core.data.read_clip import read_picture
-
-    for view in views:
-        truth = source.picture(source.program.poses([view.time]))[0]
-        left, top, width, height = view.box
-        shown = read_picture(path, view.time, view.box)
-        assert float((shown - truth[top : top + height, left : left + width]).abs().mean()) < 0.05
-
-
-def _turn(path, matrix):
-    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    data = path.read_bytes()
-    place = data.index(identity, data.index(b"tkhd"))
-    path.write_bytes(data[:place] + struct.pack(">9i", *matrix) + data[place + 36 :])
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
-def test_memory_does_not_grow_with_length(tmp_path):
-    """Four hours take minutes: `python benchmarks/extraction_memory.py`."""
-    peaks = []
-    for minutes in (2, 30):
-        write_long_footage(tmp_path / str(minutes), minutes)
-        peaks.append(peak_bytes(tmp_path / str(minutes), with_poses=True))
-    assert peaks[1] < peaks[0] + 40e6
 
 
 def test_the_command_writes_a_dataset_and_a_sheet(footage, caplog):
