@@ -305,9 +305,12 @@ def small_disk(no_runs):
 def test_a_disk_without_a_byte_left_is_named_though_the_trainer_cannot_write_why(dataset, small_disk):
     thread, result = in_thread(lambda: train(dataset, "full", steps=4000, settings=SLOW))
     wait_for(lambda: step_of("full") >= 1, result)
+    trainer = read_status(run_folder("full"))["pid"]
+    os.kill(trainer, signal.SIGSTOP)  # or a save that meets a nearly full disk gives space back to say why
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
         while filler.write(bytes(4096)):
             pass
+    os.kill(trainer, signal.SIGCONT)
     thread.join(60)
     assert isinstance(result["error"], TrainingError)
     assert f"The disk of {run_folder('full')} is full: free space there." in str(result["error"])
