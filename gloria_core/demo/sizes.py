@@ -145,7 +145,7 @@ CPU = replace(
     encoders=EncoderSizes(text_steps=600, audio_steps=600),
     dit=DitSizes(width=256, ffn_width=768, num_layers=8),
     stages=StageSteps(
-        base=6000, audio=1000, global_anchor=2000, identity=6000, both=600, batch=16, micro_batch=16,
+        base=4000, audio=600, global_anchor=1400, identity=4000, both=500, batch=16, micro_batch=16,
         optimizer="adamw",
     ),
     device="cpu",
