@@ -77,6 +77,8 @@ class ChunkPreviews:
         try:
             write_preview(preview_path(folder, index), self._frames(chunk), self._size(), self._rate, sound)
             commit_json(preview_record_path(folder, index), record)
+        except model_management.InterruptProcessingException:  # an Exception in old releases of ComfyUI
+            raise
         except Exception as error:  # out of memory, a full disk: the chunk itself is safe and the film goes on
             log.warning("No preview of chunk %d: %s", index, error, exc_info=not isinstance(error, MediaError))
             return f"no preview of chunk {index + 1}: {error}"
