@@ -26,6 +26,7 @@ from torch import Tensor
 from gloria_core.analysis.attention_chart import Curve, color_of, draw_curves, draw_maps, seconds_of_latents
 from gloria_core.analysis.attention_curves import AngleBin, share_by_angle
 from gloria_core.analysis.attention_probe import ProbeSettings
+from gloria_core.demo.files import ModelFiles
 from gloria_core.demo.sizes import SIZES
 from gloria_core.durable_files import commit_json, file_sha256
 from gloria_core.errors import GloriaError
@@ -36,7 +37,6 @@ from gloria_core.toyworld.readout import Reader
 
 from .films import Film, make_film
 from .looks import Looks, asked_yaw, sampled, seen_yaw, shown
-from .model_files import ModelFiles
 from .report import machine
 from .sample import load_lab
 

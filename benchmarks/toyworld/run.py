@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gloria_core.demo.files import ModelFiles
 from gloria_core.demo.sizes import SIZES, WorldSizes
 from gloria_core.demo.train_arm import ARMS as TRAINED
 from gloria_core.durable_files import commit_json, file_sha256, read_json
@@ -24,7 +25,6 @@ from gloria_core.toyworld.readout import Reader
 from .arms import ARMS, REFERENCES
 from .films import Film, make_film
 from .measure import look_at, measure
-from .model_files import ModelFiles
 from .report import SCHEMA, Films, results
 from .sample import Lab, load_lab, load_model, reference, shoot
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from gloria_core.analysis.attention_probe import AttentionProbe, AttentionShares, ProbeSettings
 from gloria_core.conditioning.anchors import EXPRESSIONS, VIEWPOINTS
 from gloria_core.conditioning.audio import null_audio
+from gloria_core.demo.files import ModelFiles
 from gloria_core.demo.latent_scale import denormalized
 from gloria_core.demo.sizes import WorldSizes
 from gloria_core.demo.wan_vae import WanVae
@@ -42,7 +43,6 @@ from gloria_core.toyworld.speech import make_speech
 
 from .arms import Arm
 from .films import Film, frames_of, seams_of
-from .model_files import ModelFiles
 
 _STREAM = 223
 _DECODED_LATENTS = 64

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from ..errors import TrainingError
 
+DIT_NAME = "gloria_demo_dit.safetensors"
+
 
 @dataclass(frozen=True)
 class DemoFiles:
@@ -59,5 +61,29 @@ class DemoFiles:
 
     @property
     def export(self) -> Path:
-        """The four files as ComfyUI's model folders have them."""
+        """`ModelFiles` are below it."""
         return self.root / "models"
+
+
+class ModelFiles(DemoFiles):
+    """The four files in folders as ComfyUI's model folders have them."""
+
+    @property
+    def dit(self) -> Path:
+        """The whole Gloria model: *Load Diffusion Model* and *Load Gloria Model* read it."""
+        return self.root / "diffusion_models" / DIT_NAME
+
+    @property
+    def vae(self) -> Path:
+        """As in the training's folder."""
+        return self.root / "vae" / super().vae.name
+
+    @property
+    def text_encoder(self) -> Path:
+        """As in the training's folder."""
+        return self.root / "text_encoders" / super().text_encoder.name
+
+    @property
+    def audio_encoder(self) -> Path:
+        """As in the training's folder."""
+        return self.root / "audio_encoders" / super().audio_encoder.name

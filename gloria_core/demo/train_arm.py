@@ -18,7 +18,7 @@ from ..train import train
 from ..training.config import TrainConfig
 from ..training.resume import describe_run
 from ..training.snapshot import find_latest, find_step, save_snapshot
-from .export import DIT_NAME, export_models
+from .export import export_models
 from .files import DemoFiles
 from .runs import NAME, STAGES, stages_run
 from .sizes import DemoSizes
@@ -74,11 +74,10 @@ def train_arm(sizes: DemoSizes, arm: TrainedArm, files: DemoFiles, output: Path,
         _branch_off(sizes, files, config)
     if not train(config):
         return False
-    models = output / f"models_{arm.name}"
-    export_models(files, own.result(arm.name), models)
+    exported = export_models(files, own.result(arm.name), output / f"models_{arm.name}")
     logger.info(
         "measure it: python -m benchmarks.toyworld --model %s --scale %s --arm-model %s=%s --output results.json",
-        files.export, sizes.name, arm.benchmark, models / "diffusion_models" / DIT_NAME,
+        files.export, sizes.name, arm.benchmark, exported.dit,
     )  # fmt: skip
     return True
 

@@ -20,7 +20,6 @@ from benchmarks.toyworld.arms import ARMS, SWAPPED_VIEWS
 from benchmarks.toyworld.films import PROGRAMS, frames_of, make_film, seams_of
 from benchmarks.toyworld.looks import Looks, asked_yaw, look_once, seen_yaw
 from benchmarks.toyworld.measure import look_at, measure, seam_jump, slope
-from benchmarks.toyworld.model_files import ModelFiles
 from benchmarks.toyworld.report import BEGIN, END, write_between_markers
 from benchmarks.toyworld.run import NOT_BLENDED, NOT_TRAINED
 from benchmarks.toyworld.sample import Shot, chunk_conditions, heard, load_lab, shoot, with_settings
@@ -36,6 +35,7 @@ from benchmarks.toyworld.statistics import (
 )
 from gloria_core.analysis.attention_probe import AttentionProbe
 from gloria_core.demo.audio_encoder import train_audio_encoder
+from gloria_core.demo.files import ModelFiles
 from gloria_core.demo.scratch import dit_config
 from gloria_core.demo.sizes import TINY
 from gloria_core.demo.text_encoder import train_text_encoder

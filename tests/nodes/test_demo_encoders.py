@@ -15,8 +15,7 @@ from comfy_extras.nodes_audio_encoder import AudioEncoderEncode
 
 import nodes
 from gloria_pack.gloria_core.demo.audio_encoder import load_audio_encoder, speech_features, train_audio_encoder
-from gloria_pack.gloria_core.demo.export import DIT_NAME
-from gloria_pack.gloria_core.demo.files import DemoFiles
+from gloria_pack.gloria_core.demo.files import DIT_NAME, DemoFiles
 from gloria_pack.gloria_core.demo.latent_scale import WAN_MEAN, WAN_STD, normalized, scale_latents
 from gloria_pack.gloria_core.demo.sizes import TINY
 from gloria_pack.gloria_core.demo.text_encoder import load_text_encoder, train_text_encoder
