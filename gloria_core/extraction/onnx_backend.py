@@ -6,9 +6,7 @@ classes, preprocessor_config.json says what the network takes. docs/extraction.m
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,34 +14,21 @@ from torch import Tensor
 
 from ..conditioning.anchors import EXPRESSIONS
 from ..errors import CheckpointError
-from .transformers_backends import GPU_SHARE, ExpressionModel, expression_order, loaded_processor, weights_hash
+from .transformers_backends import ExpressionModel, expression_order, loaded_processor
 
 MODEL_NAME = "model.onnx"
 _TEST_SIDE = 32
 
 
-def expression_model(folder: Path, device: str) -> "ExpressionModel | OnnxExpressionModel":
+def expression_model(folder: Path, device: str) -> ExpressionModel:
     """The classifier in a folder, by the file that holds its weights."""
     return OnnxExpressionModel(folder, device) if (folder / MODEL_NAME).is_file() else ExpressionModel(folder, device)
 
 
-@dataclass
-class OnnxExpressionModel:
+class OnnxExpressionModel(ExpressionModel):
     """An ONNX network over head crops whose first output is a number for each class."""
 
-    folder: Path
-    device: str = "cpu"
-    _parts: Any = field(default=None, init=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Folder and weights."""
-        return f"{self.folder.name} {weights_hash(self.folder / MODEL_NAME)}"
-
-    @property
-    def gpus(self) -> float:
-        """Share of a GPU."""
-        return GPU_SHARE if self.device == "cuda" else 0.0
+    weights_name = MODEL_NAME
 
     def setup(self) -> None:
         """Load the network and look at its first answer.

@@ -55,7 +55,7 @@ def not_done(backends: Backends) -> list[str]:
         "judge": "expressions are not judged a second time",
         "captions": "clips keep the caption of the text file beside their video, if any",
     }
-    left_out = [text for part, text in texts.items() if backends.names[part] is None]
+    left_out = [text for part, text in texts.items() if getattr(backends, part) is None]
     if backends.people is backends.body is not None:
         left_out.insert(0, "people are not counted: a pose file knows one person")
     return left_out

@@ -19,6 +19,7 @@ from .records import Span
 # Cuts are looked for on an even grid, so that a variable frame rate is no matter.
 _RATE = 24.0
 _HEIGHT = 144
+# A little below 14 moments, so that rounding does not decide.
 _MIN_SHOT_SECONDS = 0.58
 # PySceneDetect's defaults, in steps of 8-bit colors and of the mean change around.
 _MIN_CHANGE = 15.0

@@ -7,8 +7,9 @@ expressions by name.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ EXPRESSION_NAMES = {
 }
 _PERSON = "person"
 # Four copies share a GPU.
-GPU_SHARE = 0.25
+_GPU_SHARE = 0.25
 _WEIGHTS_NAME = "model.safetensors"
 _DIGITS = 12
 
@@ -50,15 +51,15 @@ class PersonModel:
     min_score: float = 0.5
     _parts: Any = field(default=None, init=False, repr=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Folder, weights and threshold."""
-        return f"{self.folder.name} {weights_hash(self.folder / _WEIGHTS_NAME)} {self.min_score}"
+        return f"{self.folder.name} {_weights_hash(self.folder / _WEIGHTS_NAME)} {self.min_score}"
 
     @property
     def gpus(self) -> float:
         """Share of a GPU."""
-        return GPU_SHARE if self.device == "cuda" else 0.0
+        return _GPU_SHARE if self.device == "cuda" else 0.0
 
     def setup(self) -> None:
         """Load the weights.
@@ -98,16 +99,17 @@ class ExpressionModel:
     folder: Path
     device: str = "cpu"
     _parts: Any = field(default=None, init=False, repr=False)
+    weights_name: ClassVar[str] = _WEIGHTS_NAME
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Folder and weights."""
-        return f"{self.folder.name} {weights_hash(self.folder / _WEIGHTS_NAME)}"
+        return f"{self.folder.name} {_weights_hash(self.folder / self.weights_name)}"
 
     @property
     def gpus(self) -> float:
         """Share of a GPU."""
-        return GPU_SHARE if self.device == "cuda" else 0.0
+        return _GPU_SHARE if self.device == "cuda" else 0.0
 
     def setup(self) -> None:
         """Load the weights.
@@ -176,6 +178,6 @@ def loaded_processor(folder: Path) -> Any:
         raise CheckpointError(f"The model in {folder} does not say what pictures it takes: {error}") from error
 
 
-def weights_hash(path: Path) -> str:
+def _weights_hash(path: Path) -> str:
     """Part of a backend's name, so that other weights in a folder of the same name find anew."""
     return str(file_sha256(path))[:_DIGITS]
