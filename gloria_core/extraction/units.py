@@ -76,8 +76,9 @@ class PartStore:
 
     def write(self, unit: Unit) -> None:
         """Write a unit's part, whole or not at all."""
-        self._commit(self.path(unit), replace(unit, is_done=True))
-        if not _is_unanswered(unit_content(unit)):
+        content = unit_content(replace(unit, is_done=True))
+        self._commit(self.path(unit), content)
+        if not _is_unanswered(content):
             self._partial(unit).unlink(missing_ok=True)
 
     def read(self, unit: Unit) -> Unit | None:
@@ -87,8 +88,9 @@ class PartStore:
 
     def keep(self, unit: Unit) -> None:
         """Write what the stages so far found, as long as every question was answered."""
-        if not _is_unanswered(unit_content(unit)):
-            self._commit(self._partial(unit), unit)
+        content = unit_content(unit)
+        if not _is_unanswered(content):
+            self._commit(self._partial(unit), content)
 
     def kept(self, unit: Unit) -> Unit:
         """The unit as far as an earlier run came with it."""
@@ -107,8 +109,8 @@ class PartStore:
     def _partial(self, unit: Unit) -> Path:
         return self.path(unit).with_suffix(".partial")
 
-    def _commit(self, path: Path, unit: Unit) -> None:
-        commit_json(path, {"schema": PART_SCHEMA, "fingerprint": self.fingerprint, **unit_content(unit)})
+    def _commit(self, path: Path, content: dict[str, Any]) -> None:
+        commit_json(path, {"schema": PART_SCHEMA, "fingerprint": self.fingerprint, **content})
 
     def _part(self, path: Path, unit: Unit) -> dict[str, Any] | None:
         part = read_json(path)
