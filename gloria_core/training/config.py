@@ -306,7 +306,10 @@ class TrainConfig:
     micro_batch_size: int = 1
     """Samples per forward pass and process; the rest is accumulated."""
     ema_decay: float = 0.0
-    """Moving average of trained weights that validation and results use; 0 turns it off."""
+    """Moving average of trained weights that validation and results use; 0 turns it off.
+
+    In step t, from 0 on, the decay is at most (1 + t) / (10 + t): a short run does not keep what it began with.
+    """
     max_bad_steps: int = 5
     """Steps in a row with NaN or infinite loss or gradient that are skipped before the run stops."""
     seed: int = 0

@@ -10,7 +10,10 @@ from ..errors import TrainingError
 
 
 class Ema:
-    """A float32 average beside the weights: `average = decay average + (1 - decay) weight`."""
+    """A float32 average beside the weights: `average = decay average + (1 - decay) weight`.
+
+    The decay rises to its value with the steps, so that a short run's average does not keep what the run began with.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = dict(parameters)
@@ -18,10 +21,11 @@ class Ema:
         self._averages = {name: parameter.detach().float().clone() for name, parameter in parameters.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Count the present weights."""
+    def update(self, step: int) -> None:
+        """Count the weights after this step of the run, the first being 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
         for name, parameter in self._parameters.items():
-            self._averages[name].lerp_(parameter.detach().float(), 1 - self._decay)
+            self._averages[name].lerp_(parameter.detach().float(), 1 - decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages by name, float32."""

@@ -94,7 +94,7 @@ class Trainer:
             self.optimizer.step(lr, self.step)
             self.bad_steps = 0
             if self.ema is not None:
-                self.ema.update()
+                self.ema.update(self.step)
         self.optimizer.zero_grad()
         self.step += 1
         self._record(stage.name, draw.batch_type, draw.samples, losses_B, loss, norm, lr, time.perf_counter() - started)

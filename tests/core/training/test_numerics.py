@@ -221,16 +221,19 @@ def test_learning_rates():
     assert learning_rate(cosine, 1.0, 6, 10) == pytest.approx(0.5)
 
 
-def test_average_closed_form_and_weights_back_bit_for_bit():
+@pytest.mark.parametrize(("first_step", "decay"), [(0, 0.4), (0, 0.9), (100, 0.9)])
+def test_average_closed_form_and_weights_back_bit_for_bit(first_step: int, decay: float):
     parameter = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
-    ema = Ema({"w": parameter}, 0.9)
+    ema = Ema({"w": parameter}, decay)
     with torch.no_grad():
         parameter.fill_(1.0)
-    for _ in range(5):
-        ema.update()
-    torch.testing.assert_close(ema.tensors()["w"], torch.full((3,), 1 - 0.9**5))
+    for step in range(first_step, first_step + 5):
+        ema.update(step)
+    kept = math.prod(min(decay, (1 + step) / (10 + step)) for step in range(first_step, first_step + 5))
+    expected = torch.full((3,), 1 - kept)
+    torch.testing.assert_close(ema.tensors()["w"], expected)
     with ema.applied():
-        torch.testing.assert_close(parameter.float(), torch.full((3,), 1 - 0.9**5), rtol=1e-2, atol=0)
+        torch.testing.assert_close(parameter.float(), expected, rtol=1e-2, atol=0)
     assert torch.equal(parameter, torch.ones(3, dtype=torch.bfloat16))
 
 
