@@ -1,6 +1,8 @@
 """Toy characters enter, a folder of footage leaves: videos with sound, labelled anchors and a dataset.json.
 
     python -m gloria_core.toyworld.footage my_footage --characters 1 --videos 2 --seconds 24
+    python -m gloria_core.toyworld.footage assets/doll_footage --held-out --first 24 --seed 45
+        --fps 8 --size 128 --clip-frames 37 --clip-stride 20 --anchors 1
 
 The folder is what a user's own footage would be: the Gloria Dataset node and `python -m gloria_core.data.build` take it
 as it is, and so does a plain scan when dataset.json is deleted.
@@ -49,6 +51,8 @@ class FootageOptions:
 
     Args:
         size: side of the square picture; larger than what is trained on, as footage is.
+        clip_stride: frames from the start of a clip to the next one's; None: one behind the other. Clips that overlap
+            show a short video in more ways, each with its own caption.
         anchors_per_label: images of each view and expression that each video brings.
     """
 
@@ -57,6 +61,7 @@ class FootageOptions:
     fps: float = FPS
     size: int = 256
     clip_frames: int = 121
+    clip_stride: int | None = None
     anchors_per_label: int = 2
     seed: int = 0
 
@@ -103,15 +108,15 @@ def _write_source(folder: Path, source: Source, name: str, seed: int, options: F
         id=name,
         video=f"{name}.mp4",
         caption=_CAPTION,
-        clips=_clips(source, options.clip_frames),
+        clips=_clips(source, options.clip_frames, options.clip_stride),
         anchors=(*_global_candidates(source), *_write_anchors(folder, source, name, seed, options)),
     )
 
 
-def _clips(source: Source, clip_frames: int) -> tuple[ManifestClip, ...]:
-    """Stretches one behind the other, each with its own prompt."""
+def _clips(source: Source, clip_frames: int, stride: int | None) -> tuple[ManifestClip, ...]:
+    """Stretches at equal distances, each with its own prompt."""
     length = min(clip_frames, (source.num_frames - 1) // TEMPORAL_STRIDE * TEMPORAL_STRIDE + 1)
-    firsts = range(0, source.num_frames - length + 1, length)
+    firsts = range(0, source.num_frames - length + 1, stride or length)
     return tuple(
         ManifestClip(start=first / source.fps, frames=length, caption=source.prompt(first, length)) for first in firsts
     )
@@ -149,17 +154,25 @@ def main() -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="film characters that no demo model has been trained on"
     )
+    parser.add_argument("--first", type=int, default=0, help="number of the first character")
     parser.add_argument("--videos", type=int, default=2, help="of each character")
     parser.add_argument("--seconds", type=float, default=24.0)
     parser.add_argument("--fps", type=float, default=FPS)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0, help="rooms, programs and voices; the same for every character")
+    parser.add_argument("--clip-frames", type=int, default=121, help="4n + 1; each clip has a caption of its own")
+    parser.add_argument("--clip-stride", type=int, help="frames from clip to clip (default: one behind the other)")
+    parser.add_argument("--anchors", type=int, default=2, help="images of each view and expression of each video")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     make = held_out_character if arguments.held_out else training_character
     options = FootageOptions(
-        num_videos=arguments.videos, seconds=arguments.seconds, fps=arguments.fps, size=arguments.size
-    )
-    write_footage(arguments.folder, [make(number) for number in range(arguments.characters)], options)
+        num_videos=arguments.videos, seconds=arguments.seconds, fps=arguments.fps, size=arguments.size,
+        clip_frames=arguments.clip_frames, clip_stride=arguments.clip_stride, anchors_per_label=arguments.anchors,
+        seed=arguments.seed,
+    )  # fmt: skip
+    numbers = range(arguments.first, arguments.first + arguments.characters)
+    write_footage(arguments.folder, [make(number) for number in numbers], options)
 
 
 if __name__ == "__main__":

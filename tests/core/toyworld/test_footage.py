@@ -95,3 +95,11 @@ def test_the_same_options_film_the_same_pictures(tmp_path):
             torch.testing.assert_close(*clips, atol=2 / 255, rtol=0)
         else:
             assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_clips_may_overlap(tmp_path):
+    options = FootageOptions(
+        num_videos=1, seconds=2.5, fps=8, size=64, clip_frames=13, clip_stride=3, anchors_per_label=1
+    )
+    (source,) = write_footage(tmp_path, [training_character(4)], options).sources
+    assert [(clip.start * 8, clip.frames) for clip in source.clips] == [(0, 13), (3, 13), (6, 13)]
