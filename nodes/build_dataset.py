@@ -59,6 +59,8 @@ class GloriaBuildDataset(io.ComfyNode):
         width: int = 832,
         height: int = 480,
         footage: Path | None = None,
+        viewpoint_size: int = 512,
+        expression_size: int = 256,
     ) -> io.NodeOutput:
         source = footage_path(folder) if footage is None else linked_footage(footage)
         show_text("looking at the videos", cls.hidden.unique_id)
@@ -71,7 +73,7 @@ class GloriaBuildDataset(io.ComfyNode):
             source,
             cache,
             comfy_encoders(vae, clip, audio_encoder, clip_vision),
-            CacheSettings(size, for_image_to_video),
+            CacheSettings(size, for_image_to_video, viewpoint_size**2, expression_size**2),
             lambda done, total, _what: progress(done, max(total, 1)),
         )
         text = report(index)
@@ -137,5 +139,15 @@ def _inputs() -> list[io.Input]:
             "footage", optional=True,
             tooltip="From Gloria Extract Anchors or Relabel Anchors, used instead of folder. Its clips have their "
             "length already.",
+        ),
+        io.Int.Input(
+            "viewpoint_size", default=512, min=32, max=2048, step=8, optional=True, advanced=True,
+            tooltip="Viewpoint anchors are scaled down to at most as many pixels as a square of this side. Use the "
+            "same in Gloria Conditioning.",
+        ),
+        io.Int.Input(
+            "expression_size", default=256, min=32, max=2048, step=8, optional=True, advanced=True,
+            tooltip="Expression anchors are scaled down to at most as many pixels as a square of this side. Use the "
+            "same in Gloria Conditioning.",
         ),
     ]  # fmt: skip

@@ -194,6 +194,15 @@ def test_a_lost_entry_makes_the_node_run_again_and_repair_it(encoders, footage):
     assert store.has(clip.latents)
 
 
+def test_anchors_are_scaled_to_the_sizes_of_the_conditioning(encoders, footage):
+    smaller = {"viewpoint_size": 48, "expression_size": 32}
+    # The last one leaves the dataset as the other tests know it.
+    for changes, viewpoint, expression in (({}, 64, 64), (smaller, 48, 32), ({}, 64, 64)):
+        (source,) = read_index(build(encoders, **changes)[0]).sources
+        sides = {anchor.kind: anchor.latent_size for anchor in source.anchors if anchor.kind != "global"}
+        assert sides == {"viewpoint": (viewpoint // 8,) * 2, "expression": (expression // 8,) * 2}
+
+
 def test_folders_outside_the_input_folder_are_refused(encoders, footage):
     for name in ("../secret", "/etc", "anna/../anna", "nothing"):
         with pytest.raises(DatasetError, match="no folder of videos"):
