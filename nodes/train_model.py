@@ -169,7 +169,7 @@ def _inputs() -> list[io.Input]:
             options=list(preset_names()),
             default=DEFAULT_PRESET,
             tooltip="Settings for a kind of machine: lora_24gb and lora_16gb for 14B bases, lora_5b for TI2V-5B, "
-            "full_8x80gb and paper_stages for labs, debug_cpu to try the way from footage to result.",
+            "full_8x80gb and paper_stages for labs, lora_demo for the demo model on a CPU, debug_cpu to try the way.",
         ),
         io.Int.Input(
             "steps", default=0, min=0, max=1_000_000,
