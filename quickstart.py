@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Try Gloria for ComfyUI with one command, on a fresh machine, with or without a GPU.
 
-    python quickstart.py          makes a talking video with toy weights in a real ComfyUI; last line: JSON
+    python quickstart.py          makes a talking video with the small demo model in a real ComfyUI; last line: JSON
     python quickstart.py ui       opens the same in ComfyUI's web page
     python quickstart.py test     runs the test-suite; further arguments go to pytest
 
@@ -148,22 +148,18 @@ def has_gpu(env_python: str) -> bool:
 # --- ComfyUI's base directory ----------------------------------------------------------------------------------------
 
 
-def prepare_base(folder: Path, env_python: str) -> Path:
-    """A base directory for ComfyUI with this pack, the example input and toy weights; a foreign ComfyUI stays as is."""
+def prepare_base(folder: Path) -> Path:
+    """A base directory for ComfyUI with this pack and the example input; a foreign ComfyUI stays as is.
+
+    The demo model needs no copy: the pack offers the files in its own folder.
+    """
     base = folder / "base"
     for name in ("custom_nodes", "input", "output", "temp", "models", "user/default/workflows"):
         (base / name).mkdir(parents=True, exist_ok=True)
     link_folder(base / "custom_nodes" / PACK_NAME, REPO)
     for source in (REPO / "assets").iterdir():
-        if source.suffix != ".md":
+        if source.is_file() and source.suffix != ".md":
             shutil.copy2(source, base / "input" / source.name)
-    stamp = base / "models" / "toy-weights.txt"
-    sources = [REPO / "gloria_core" / "toy_weights.py", *sorted((REPO / "gloria_core" / "model").glob("*.py"))]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    if not stamp.is_file() or stamp.read_text() != digest:
-        say("writing toy weights: random numbers in the real file formats (0.5 GB)")
-        run([env_python, "-m", "gloria_core.toy_weights", str(base / "models")], "Writing toy weights", cwd=REPO)
-        stamp.write_text(digest)
     return base
 
 
@@ -322,7 +318,7 @@ def show_progress(messages: Iterator[tuple[str, dict[str, Any]]], workflow: dict
 
 
 def command_run(options: argparse.Namespace, env_python: str, comfyui: Path) -> None:
-    base = prepare_base(options.folder, env_python)
+    base = prepare_base(options.folder)
     started = time.monotonic()
     with running_server(env_python, comfyui, base, free_port()) as server:
         say(f"starting ComfyUI, log in {server.log}")
@@ -330,14 +326,13 @@ def command_run(options: argparse.Namespace, env_python: str, comfyui: Path) -> 
         video = base / "output" / make_video(server, json.loads(WORKFLOW.read_text()))
     probe = run([env_python, "-c", PROBE_VIDEO, str(video)], "Reading the video", capture_output=True)
     facts = {"video": str(video), **json.loads(probe.stdout), "device": device}
-    say("the picture is noise, because the toy weights are untrained; length, chunks and sound are real")
     print(json.dumps({**facts, "elapsed_seconds": round(time.monotonic() - started, 1)}), flush=True)
 
 
 def command_ui(options: argparse.Namespace, env_python: str, comfyui: Path) -> None:
     if not UI_WORKFLOW.is_file():
         raise QuickstartError(f"{UI_WORKFLOW} is missing: get the repository again.")
-    base = prepare_base(options.folder, env_python)
+    base = prepare_base(options.folder)
     shutil.copy2(UI_WORKFLOW, base / "user" / "default" / "workflows" / UI_WORKFLOW.name)
     with running_server(env_python, comfyui, base, options.port or free_port()) as server:
         say(f"starting ComfyUI, log in {server.log}")
@@ -368,7 +363,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--comfyui", type=Path, help="use this ComfyUI folder; nothing in it is changed")
     parser.add_argument("--comfyui-version", choices=COMFYUI_ARCHIVES, default="0.30.0", help="release to download")
     parser.add_argument("--python", default=sys.executable, help="Python (3.10 or newer) to make the environment with")
-    parser.add_argument("--env-python", help="Python of a ready environment; nothing is installed")
+    parser.add_argument("--env-python", type=Path, help="Python of a ready environment; nothing is installed")
     parser.add_argument("--folder", type=Path, default=REPO / ".quickstart", help="where everything is kept")
     parser.add_argument("--port", type=int, help="ui: port of the web page (default: a free one)")
     parser.add_argument("--no-browser", action="store_true", help="ui: do not open a browser")
@@ -378,6 +373,8 @@ def parse_arguments() -> argparse.Namespace:
     options.pytest = [argument for argument in rest if argument != "--"]
     options.folder = options.folder.resolve()
     options.comfyui = options.comfyui and options.comfyui.resolve()
+    # Not resolved: an environment's Python is a link, and what it links to has none of its packages.
+    options.env_python = options.env_python and str(options.env_python.absolute())
     return options
 
 

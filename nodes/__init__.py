@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .bridge.characters import register_character_folders
+from .bridge.demo_model import register_demo_model
 from .bridge.model import register_gloria_model
 from .bridge.routes import register_routes
 from .bridge.routes_anchors import ANCHOR_ROUTES
@@ -60,6 +61,7 @@ class GloriaExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_gloria_model()
         register_character_folders()
+        register_demo_model()
         register_routes((*ANCHOR_ROUTES, *FILM_ROUTES, *TIMELINE_ROUTES, *TRAINING_ROUTES))
         register_training_notice()
 

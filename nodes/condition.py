@@ -158,9 +158,9 @@ def _inputs() -> list[io.Input]:
         io.Int.Input(
             "viewpoint_size",
             default=512,
-            min=64,
+            min=32,
             max=2048,
-            step=16,
+            step=8,
             optional=True,
             advanced=True,
             tooltip="Viewpoint anchors are scaled down to at most as many pixels as a square of this side. Larger "
@@ -169,9 +169,9 @@ def _inputs() -> list[io.Input]:
         io.Int.Input(
             "expression_size",
             default=256,
-            min=64,
+            min=32,
             max=2048,
-            step=16,
+            step=8,
             optional=True,
             advanced=True,
             tooltip="Expression anchors are scaled down to at most as many pixels as a square of this side. Larger "

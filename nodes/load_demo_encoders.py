@@ -22,13 +22,13 @@ class GloriaLoadDemoEncoders(io.ComfyNode):
                 io.Combo.Input(
                     "text_encoder",
                     options=list_models("text_encoders"),
-                    tooltip="gloria_demo_text_encoder.safetensors from models/text_encoders. It knows two dozen words "
+                    tooltip="gloria_demo_text_encoder.safetensors, which comes with the pack. It knows two dozen words "
                     "and names the ones it does not know in the log.",
                 ),
                 io.Combo.Input(
                     "audio_encoder",
                     options=list_models("audio_encoders"),
-                    tooltip="gloria_demo_audio_encoder.safetensors from models/audio_encoders.",
+                    tooltip="gloria_demo_audio_encoder.safetensors, which comes with the pack.",
                 ),
             ],
             outputs=[

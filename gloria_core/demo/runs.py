@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..conditioning.anchors import EXPRESSIONS, VIEWPOINTS
 from ..training.config import TrainConfig, config_from_dict
 from .files import DemoFiles
 from .sizes import DemoSizes, StageSteps
@@ -13,6 +14,10 @@ NAME = "gloria_demo"
 _BASE_CONDITIONS: dict[str, Any] = {
     "audio": False, "global_anchor": False, "identity_anchors": "none", "prefix_probability": 0.0,
     "start_probability": 0.5,
+}  # fmt: skip
+# A sample that shows nothing of its clip takes everything from its anchors: what they are for is learned much sooner.
+_IDENTITY_CONDITIONS: dict[str, Any] = {
+    "prefix_probability": 0.3, "start_probability": 0.3, "max_viewpoints": len(VIEWPOINTS), "max_expressions": 6,
 }  # fmt: skip
 
 
@@ -26,7 +31,7 @@ def base_run(sizes: DemoSizes, files: DemoFiles, device: str) -> TrainConfig:
 def stages_run(sizes: DemoSizes, files: DemoFiles, device: str, base: str) -> TrainConfig:
     """The paper's curriculum (sec. 4.4) on that base: speech; global anchor and prefix; identity anchors."""
     own = {"name": NAME, "base": base, "audio_branch": True, "stages": paper_stages(sizes.stages)}
-    common = _common(sizes, files, device, STAGES, sizes.stages.lr / 3)
+    common = _common(sizes, files, device, STAGES, sizes.stages.lr)
     # Ablations of the identity stages start where those do: that checkpoint stays.
     common["checkpoints"]["keep_every"] = sizes.stages.audio + sizes.stages.global_anchor
     return config_from_dict({**common, **own})
@@ -38,9 +43,10 @@ def paper_stages(steps: StageSteps) -> list[dict[str, Any]]:
         {"name": "audio", "steps": steps.audio, "global_anchor": False, "identity_anchors": "none",
          "prefix_probability": 0.0},
         {"name": "global_anchor", "steps": steps.global_anchor, "identity_anchors": "none", "prefix_probability": 0.5},
-        {"name": "identity_anchors", "steps": steps.identity, "identity_anchors": "one_type",
-         "prefix_probability": 0.5},
-        {"name": "both_anchors", "steps": steps.both, "identity_anchors": "both", "prefix_probability": 0.5},
+        # Moods need fewer samples than the marks on four sides.
+        {"name": "identity_anchors", "steps": steps.identity, "identity_anchors": "one_type", "viewpoint_share": 0.7,
+         **_IDENTITY_CONDITIONS},
+        {"name": "both_anchors", "steps": steps.both, "identity_anchors": "both", **_IDENTITY_CONDITIONS},
     ]  # fmt: skip
 
 
@@ -48,7 +54,11 @@ def _common(sizes: DemoSizes, files: DemoFiles, device: str, stage: str, lr: flo
     steps = sizes.stages
     return {
         "output": str(files.run(stage)),
-        "data": {"cache": str(files.cache(stage)), "frames": [frames_of_window(sizes, stage)]},
+        "data": {
+            "cache": str(files.cache(stage)), "frames": [frames_of_window(sizes, stage)],
+            # The paper's shares are those of its footage; here every view and face is as frequent as any other.
+            "viewpoint_shares": dict.fromkeys(VIEWPOINTS, 1.0), "expression_shares": dict.fromkeys(EXPRESSIONS, 1.0),
+        },
         "method": "full",
         # A hundred times what the paper fine-tunes with: there is nothing to preserve.
         "optimizer": {"name": steps.optimizer, "lr": lr, "betas": [0.9, 0.95], "weight_decay": 0.05,

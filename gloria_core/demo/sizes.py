@@ -89,7 +89,7 @@ class StageSteps:
     batch: int
     micro_batch: int
     lr: float = 1e-3
-    """Of the base; the stages start at a third of it."""
+    """Of the base and again of the stages: most of what they learn is new."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """On a CPU Muon's own work makes a small step a third longer (docs/demo_model.md)."""
     loss_every: int = 250
@@ -145,7 +145,7 @@ CPU = replace(
     encoders=EncoderSizes(text_steps=600, audio_steps=600),
     dit=DitSizes(width=256, ffn_width=768, num_layers=8),
     stages=StageSteps(
-        base=4000, audio=600, global_anchor=1400, identity=4000, both=500, batch=16, micro_batch=16,
+        base=4000, audio=600, global_anchor=1400, identity=4500, both=1500, batch=16, micro_batch=16,
         optimizer="adamw",
     ),
     device="cpu",

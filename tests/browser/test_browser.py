@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +24,9 @@ SCREENSHOTS = REPO / ".quickstart" / "screenshots"
 WORKFLOWS = {path.stem: path for path in sorted((REPO / "workflows").glob("*.json"))}
 CPU_WORKFLOW = "cpu_talking_video"
 # Still two chunks of the CPU workflow, with every node at work, but short enough for two cores.
-SPEECH_SECONDS = 5.5
-SMALLER = {"13": {"width": 64, "height": 64}}
-FPS = 24
+SPEECH, SPEECH_SECONDS = "speech_60s.ogg", 5.5
+SMALLER = {"15": {"steps": 4}}
+FPS, FOOTAGE_FPS = 8, 24
 
 pytestmark = pytest.mark.e2e
 
@@ -47,10 +46,10 @@ def _film(path: Path) -> None:
     """A second of gray, as footage that workflows name."""
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
+        stream = container.add_stream("libx264", rate=FOOTAGE_FPS)
         stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
         gray = np.full((144, 256, 3), 128, dtype=np.uint8)
-        for _ in range(FPS):
+        for _ in range(FOOTAGE_FPS):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
         container.mux(stream.encode())
 
@@ -64,10 +63,10 @@ def _speech_frames(speech: Path) -> int:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType) -> Path:
     """ComfyUI's base directory as the quickstart makes it, with a shorter recording under the same name."""
-    base = quickstart.prepare_base(tmp_path_factory.mktemp("browser"), sys.executable)
-    speech = base / "input" / "speech.ogg"
+    base = quickstart.prepare_base(tmp_path_factory.mktemp("browser"))
+    speech = base / "input" / SPEECH
     speech.unlink()
-    _shorten(REPO / "assets" / "speech.ogg", speech, SPEECH_SECONDS)
+    _shorten(REPO / "assets" / SPEECH, speech, SPEECH_SECONDS)
     _film(base / "input" / "my_character" / "talk.mp4")
     return base
 
@@ -157,7 +156,7 @@ def test_cpu_workflow_runs_to_the_end_in_the_page(report: dict, base: Path):
     assert run["end"] == "execution_success", json.dumps(run)[:4000]
     saved = run["outputs"]["16"]["images"][0]
     with av.open(str(base / "output" / saved["subfolder"] / saved["filename"])) as film:
-        assert sum(1 for _ in film.decode(video=0)) == _speech_frames(base / "input" / "speech.ogg")
+        assert sum(1 for _ in film.decode(video=0)) == _speech_frames(base / "input" / SPEECH)
         assert film.streams.audio
     job = next((base / "output" / "gloria").glob(f"{CPU_WORKFLOW}-*"))
     assert len(list(job.glob("chunk_*.safetensors"))) == 2

@@ -6,7 +6,6 @@ Screenshots go to `.quickstart/screenshots/player_*.png`, to be looked at.
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +22,10 @@ from gloria_core.sampling.plan import plan_chunks
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 SCREENSHOTS = REPO / ".quickstart" / "screenshots"
-SPEECH_SECONDS = 5.5
+SPEECH_SECONDS = {"speech.ogg": 5.5, "speech_60s.ogg": 16.0}
 WATCHED_JOB, WATCHED_LATENTS = "timeline", 34
-# 41 frames, then 24 new ones per chunk: the speech is 5 to 6 chunks long.
-CHANGE = {"13": {"width": 64, "height": 64}, "15": {"chunk_frames": 41, "steps": 30}}
+# 33 frames, then 20 new ones per chunk: the speech is 6 chunks long.
+CHANGE = {"15": {"steps": 20}}
 
 pytestmark = pytest.mark.e2e
 
@@ -42,17 +41,18 @@ def is_vue(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType, is_vue: bool) -> Path:
-    """ComfyUI's base directory as the quickstart makes it, with a shorter recording under the same name."""
-    base = quickstart.prepare_base(tmp_path_factory.mktemp("player"), sys.executable)
-    speech = base / "input" / "speech.ogg"
-    speech.unlink()
-    with av.open(str(REPO / "assets" / "speech.ogg")) as long, av.open(str(speech), "w", format="ogg") as short:
-        stream = short.add_stream_from_template(long.streams.audio[0])
-        for packet in long.demux(audio=0):
-            if packet.dts is None or packet.pts * packet.time_base >= SPEECH_SECONDS:
-                break
-            packet.stream = stream
-            short.mux(packet)
+    """ComfyUI's base directory as the quickstart makes it, with shorter recordings under the same names."""
+    base = quickstart.prepare_base(tmp_path_factory.mktemp("player"))
+    for name, seconds in SPEECH_SECONDS.items():
+        speech = base / "input" / name
+        speech.unlink()
+        with av.open(str(REPO / "assets" / name)) as long, av.open(str(speech), "w", format="ogg") as short:
+            stream = short.add_stream_from_template(long.streams.audio[0])
+            for packet in long.demux(audio=0):
+                if packet.dts is None or packet.pts * packet.time_base >= seconds:
+                    break
+                packet.stream = stream
+                short.mux(packet)
     return base
 
 
@@ -138,7 +138,7 @@ def test_mistakes_and_unused_cues_are_shown_and_the_text_is_all_that_is_saved(st
 
 def test_a_chunk_can_be_watched_with_sound_while_the_rest_renders(started: dict):
     assert started["before"] == {"action": "Render", "cells": 0}
-    assert started["watched"]["seconds"] == pytest.approx(41 / 24, abs=0.1)
+    assert started["watched"]["seconds"] == pytest.approx(33 / 8, abs=0.2)
     assert started["watched"]["width"] == 64
     assert started["watched"]["position"] > 0
     assert started["watched"]["heard"] > 0

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gloria_core.toy_weights import write_toy_models
 from gloria_core.training.run_folder import is_running, read_status, request
 
 REPO = Path(__file__).resolve().parents[2]
@@ -52,7 +53,8 @@ def is_vue(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType) -> Path:
     """ComfyUI's base directory as the quickstart makes it, with two seconds of silent footage."""
-    base = quickstart.prepare_base(tmp_path_factory.mktemp("training"), sys.executable)
+    base = quickstart.prepare_base(tmp_path_factory.mktemp("training"))
+    write_toy_models(base / "models")
     folder = base / "input" / "my_character"
     (folder / "anchors").mkdir(parents=True)
     with av.open(str(folder / "talk.mp4"), "w") as film:

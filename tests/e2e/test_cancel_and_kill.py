@@ -24,13 +24,13 @@ NUM_CHUNKS = 6
 
 
 def short_film(job: str) -> dict:
-    """The CPU workflow without speech: six short chunks."""
+    """The demo model's workflow without speech: six chunks."""
     workflow = json.loads((REPO / "tests" / "workflows" / "api" / "cpu_talking_video.json").read_text())
     for node in ("10", "12"):
         del workflow[node]
     del workflow["13"]["inputs"]["audio_features"], workflow["15"]["inputs"]["audio"], workflow["16"]["inputs"]["audio"]
-    workflow["13"]["inputs"] |= {"width": 64, "height": 64, "length": 181, "viewpoint_size": 64}
-    workflow["15"]["inputs"] |= {"chunk_frames": 41, "steps": 6, "job_name": job}
+    workflow["13"]["inputs"]["length"] = 133
+    workflow["15"]["inputs"] |= {"steps": 8, "job_name": job}
     workflow["16"]["inputs"]["filename_prefix"] = f"gloria/{job}"
     return workflow
 

@@ -37,8 +37,8 @@ MODEL_FOLDERS = {
     "character": "gloria_characters", "ckpt_name": "checkpoints", "model_name": "detection",
 }  # fmt: skip
 PLACEHOLDER = "your_gloria_weights_for_wan2.1_i2v_14B.safetensors"
-# Its files come with a demo model, which everybody still has to train.
-WAITING_FOR_WEIGHTS = {"GloriaLoadDemoEncoders"}
+# In the pack's own folder, where ComfyUI must find them.
+DEMO_MODEL = "gloria_demo_"
 MAX_THUMBNAIL_BYTES = 60_000
 
 every_workflow = pytest.mark.parametrize("name", FILES)
@@ -85,20 +85,21 @@ def registered(pack: ModuleType) -> Iterator[dict[str, Any]]:
 def files_in_place(base_directory: Path) -> Iterator[Path]:
     """An empty file for every model that a workflow names, and the example input: ComfyUI only looks for the names."""
     made = []
-    for source in (REPO / "assets").iterdir():
+    for source in (REPO / "assets").glob("*.*"):
         target = base_directory / "input" / source.name
         if not target.exists():
             shutil.copy2(source, target)
             made.append(target)
-    footage = base_directory / "input" / "my_character" / "talk.mp4"
-    footage.parent.mkdir(exist_ok=True)
-    footage.touch()
-    made.append(footage)
+    for folder in ("my_character", "doll_footage"):
+        footage = base_directory / "input" / folder / "talk.mp4"
+        footage.parent.mkdir(exist_ok=True)
+        footage.touch()
+        made.append(footage)
     for name in FILES:
         for node in _twin(name).values():
             for key, folder in _model_inputs(node):
                 target = base_directory / "models" / folder / node["inputs"][key]
-                if node["inputs"][key] != "none" and not target.exists():
+                if not (node["inputs"][key] == "none" or target.name.startswith(DEMO_MODEL) or target.exists()):
                     target.parent.mkdir(exist_ok=True)
                     target.touch()
                     made.append(target)
@@ -129,6 +130,7 @@ def test_the_workflows_are_there():
     assert set(FILES) == {
         "character_pack",
         "cpu_talking_video",
+        "cpu_train_lora",
         "footage_to_anchors",
         "footage_to_dataset",
         "long_talking_video",
@@ -146,7 +148,7 @@ def test_the_workflows_are_there():
 
 def test_every_node_of_the_pack_is_shown_in_some_workflow(schemas: dict[str, io.Schema]):
     shown = {node["type"] for name in FILES for node in _graph(name)["nodes"] if _is_ours(node)}
-    assert shown == set(schemas) - WAITING_FOR_WEIGHTS
+    assert shown == set(schemas)
 
 
 @every_workflow
@@ -209,7 +211,7 @@ def test_every_public_model_has_an_address_that_the_editor_can_download(name: st
 
 
 def _has_no_address(file: str) -> bool:
-    return file in ("none", PLACEHOLDER) or Path(file).name.startswith(("toy_", "my_character_"))
+    return file in ("none", PLACEHOLDER) or Path(file).name.startswith((DEMO_MODEL, "my_character_"))
 
 
 @every_workflow
