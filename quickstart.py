@@ -160,6 +160,7 @@ def prepare_base(folder: Path) -> Path:
     for source in (REPO / "assets").iterdir():
         if source.is_file() and source.suffix != ".md":
             shutil.copy2(source, base / "input" / source.name)
+    shutil.copytree(REPO / "assets" / "doll_footage", base / "input" / "doll_footage", dirs_exist_ok=True)
     return base
 
 
