@@ -25,7 +25,7 @@ SCREENSHOTS = REPO / ".quickstart" / "screenshots"
 SPEECH_SECONDS = {"speech.ogg": 5.5, "speech_60s.ogg": 16.0}
 WATCHED_JOB, WATCHED_LATENTS = "timeline", 34
 # 33 frames, then 20 new ones per chunk: the speech is 6 chunks long.
-CHANGE = {"15": {"steps": 20}}
+CHANGE = {"15": {"steps": 14}}
 
 pytestmark = pytest.mark.e2e
 

@@ -36,8 +36,7 @@ def short_film(job: str) -> dict:
 
 
 @contextlib.contextmanager
-def server(made: dict, comfyui: Path):
-    base = made["folder"] / "base"
+def server(base: Path, comfyui: Path):
     with quickstart.running_server(sys.executable, comfyui, base, quickstart.free_port()) as running:
         running.wait_until_ready()
         yield running
@@ -55,57 +54,62 @@ def wait_for(condition, what: str, seconds: float = 200):
     return value
 
 
-def records(made: dict, job: str) -> dict[str, int]:
+def records(base: Path, job: str) -> dict[str, int]:
     """Committed chunks of a job, with the time each was written."""
-    root = made["folder"] / "base" / "output" / "gloria"
+    root = base / "output" / "gloria"
     return {path.name: path.stat().st_mtime_ns for path in sorted(root.glob(f"{job}-*/chunk_*.json"))}
 
 
-def film_bytes(made: dict, job: str) -> str:
-    (path,) = (made["folder"] / "base" / "output" / "gloria").glob(f"{job}-*/film.safetensors")
+def film_bytes(base: Path, job: str) -> str:
+    (path,) = (base / "output" / "gloria").glob(f"{job}-*/film.safetensors")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def frames(made: dict, video: Path) -> list[str]:
-    with av.open(str(made["folder"] / "base" / "output" / video)) as film:
+def frames(base: Path, video: Path) -> list[str]:
+    with av.open(str(base / "output" / video)) as film:
         return [hashlib.sha256(frame.to_ndarray()).hexdigest() for frame in film.decode(video=0)]
 
 
 @pytest.fixture(scope="module")
-def unbroken(made: dict, comfyui: Path) -> tuple[str, list[str]]:
-    with server(made, comfyui) as running:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quickstart.prepare_base(tmp_path_factory.mktemp("broken"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(base: Path, comfyui: Path) -> tuple[str, list[str]]:
+    with server(base, comfyui) as running:
         video = quickstart.make_video(running, short_film("unbroken"))
-    assert len(records(made, "unbroken")) == NUM_CHUNKS
-    return film_bytes(made, "unbroken"), frames(made, video)
+    assert len(records(base, "unbroken")) == NUM_CHUNKS
+    return film_bytes(base, "unbroken"), frames(base, video)
 
 
-def test_cancel_keeps_finished_chunks_and_the_same_queue_goes_on(made, comfyui, unbroken):
-    with server(made, comfyui) as running:
+def test_cancel_keeps_finished_chunks_and_the_same_queue_goes_on(base, comfyui, unbroken):
+    with server(base, comfyui) as running:
         prompt = queue(running, short_film("cancelled"))
-        wait_for(lambda: len(records(made, "cancelled")) >= 2, "the second chunk")
+        wait_for(lambda: len(records(base, "cancelled")) >= 2, "the second chunk")
         urllib.request.urlopen(urllib.request.Request(running.url + "/interrupt", method="POST"))
         history = wait_for(lambda: running.request(f"/history/{prompt}"), "the end of the cancelled run")
         kinds = [kind for kind, _ in history[prompt]["status"]["messages"]]
-        kept = records(made, "cancelled")
+        kept = records(base, "cancelled")
         assert "execution_interrupted" in kinds
         assert 2 <= len(kept) < NUM_CHUNKS
         video = quickstart.make_video(running, short_film("cancelled"))
-    after = records(made, "cancelled")
+    after = records(base, "cancelled")
     assert len(after) == NUM_CHUNKS
     assert kept.items() <= after.items()
-    assert (film_bytes(made, "cancelled"), frames(made, video)) == unbroken
+    assert (film_bytes(base, "cancelled"), frames(base, video)) == unbroken
 
 
-def test_killed_server_goes_on_after_a_restart_with_the_same_film(made, comfyui, unbroken):
+def test_killed_server_goes_on_after_a_restart_with_the_same_film(base, comfyui, unbroken):
     for num_chunks in (1, 4):
-        with server(made, comfyui) as running:
+        with server(base, comfyui) as running:
             queue(running, short_film("killed"))
-            wait_for(lambda n=num_chunks: len(records(made, "killed")) >= n, f"chunk {num_chunks}")
+            wait_for(lambda n=num_chunks: len(records(base, "killed")) >= n, f"chunk {num_chunks}")
             running.process.kill()
             running.process.wait()
-    kept = records(made, "killed")
+    kept = records(base, "killed")
     assert 4 <= len(kept) <= NUM_CHUNKS
-    with server(made, comfyui) as running:
+    with server(base, comfyui) as running:
         video = quickstart.make_video(running, short_film("killed"))
-    assert kept.items() <= records(made, "killed").items()
-    assert (film_bytes(made, "killed"), frames(made, video)) == unbroken
+    assert kept.items() <= records(base, "killed").items()
+    assert (film_bytes(base, "killed"), frames(base, video)) == unbroken
