@@ -5,6 +5,7 @@ Run: python -m pytest tests/core/extraction/test_viewpoint.py
 
 import math
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -154,7 +155,8 @@ def test_the_documented_conversion_makes_a_pose_file_of_sam_3d_bodys_results(tmp
     blocks = re.findall(r"```python\n(.*?)```", (REPO / "docs" / "extraction.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "pred_cam_t" in block]
     monkeypatch.chdir(tmp_path)
-    exec(block, {"results": results})
+    (tmp_path / "block.py").write_text(block)
+    runpy.run_path("block.py", {"results": results})
     track = PoseFiles().track(tmp_path / "walk.mp4")
     assert np.flatnonzero(np.isnan(track.psi_T)).tolist() == [7, 9]
     # Cameras are level in such a file, so only the people before level cameras are told exactly.
