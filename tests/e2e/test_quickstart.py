@@ -9,8 +9,10 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
 from benchmarks.demo_film import report_on
+from gloria_core.demo.film_sheet import write_pictures
 
 REPO = Path(__file__).resolve().parents[2]
 FPS = 8
@@ -50,6 +52,14 @@ def test_the_film_shows_what_its_timeline_and_its_speech_ask_for(made: dict):
     assert report.mood > 0.35  # chance: 0.125
     assert report.mark_front > 0.8
     assert report.mouth_follows_speech > 0.2
+
+
+def test_the_documentations_pictures_can_be_made_of_it(made: dict, tmp_path: Path):
+    sheet, animation = write_pictures(Path(made["video"]), tmp_path / "film", (8.0, 10.0))
+    with Image.open(sheet) as picture:
+        assert picture.width == 1120
+    with Image.open(animation) as picture:
+        assert picture.n_frames == 2 * FPS
 
 
 def test_video_was_made_of_several_chunks(made: dict):
