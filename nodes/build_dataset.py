@@ -9,6 +9,7 @@ from ..gloria_core.data.buckets import SIZES
 from ..gloria_core.data.build import find_manifest, report
 from ..gloria_core.data.precompute import CacheSettings, build_cache
 from ..gloria_core.data.scan_folder import DEFAULT_CLIP_FRAMES, MIN_CLIP_FRAMES, ScanOptions
+from .anchor_sizes import anchor_size_inputs
 from .bridge.dataset import LINKED, cache_path, comfy_encoders, dataset_state, footage_folders, footage_path
 from .bridge.extraction import linked_footage
 from .bridge.progress import NodeProgress, show_text
@@ -140,14 +141,5 @@ def _inputs() -> list[io.Input]:
             tooltip="From Gloria Extract Anchors or Relabel Anchors, used instead of folder. Its clips have their "
             "length already.",
         ),
-        io.Int.Input(
-            "viewpoint_size", default=512, min=32, max=2048, step=8, optional=True, advanced=True,
-            tooltip="Viewpoint anchors are scaled down to at most as many pixels as a square of this side. Use the "
-            "same in Gloria Conditioning.",
-        ),
-        io.Int.Input(
-            "expression_size", default=256, min=32, max=2048, step=8, optional=True, advanced=True,
-            tooltip="Expression anchors are scaled down to at most as many pixels as a square of this side. Use the "
-            "same in Gloria Conditioning.",
-        ),
+        *anchor_size_inputs("Use the same in Gloria Conditioning.", "Use the same in Gloria Conditioning."),
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from ..gloria_core.conditioning.anchors import AnchorSet, AnchorSizes, check_ima
 from ..gloria_core.conditioning.audio import AudioFeatures, features_from_encoder_output, null_audio
 from ..gloria_core.errors import AnchorError, PlanError
 from ..gloria_core.shapes import LatentSize, pixel_multiple
+from .anchor_sizes import anchor_size_inputs
 from .bridge.conditioning import set_values
 from .bridge.images import (
     IMAGE_CHANNELS_VAE,
@@ -155,27 +156,9 @@ def _inputs() -> list[io.Input]:
             optional=True,
             tooltip="CLIP vision encoding of the start image, which Wan 2.1 I2V models were trained with.",
         ),
-        io.Int.Input(
-            "viewpoint_size",
-            default=512,
-            min=32,
-            max=2048,
-            step=8,
-            optional=True,
-            advanced=True,
-            tooltip="Viewpoint anchors are scaled down to at most as many pixels as a square of this side. Larger "
-            "keeps more detail of the clothing and makes every step slower.",
-        ),
-        io.Int.Input(
-            "expression_size",
-            default=256,
-            min=32,
-            max=2048,
-            step=8,
-            optional=True,
-            advanced=True,
-            tooltip="Expression anchors are scaled down to at most as many pixels as a square of this side. Larger "
-            "keeps more detail of the face and makes every step slower.",
+        *anchor_size_inputs(
+            "Larger keeps more detail of the clothing and makes every step slower.",
+            "Larger keeps more detail of the face and makes every step slower.",
         ),
     ]
 
