@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,15 +24,15 @@ from torch import Tensor
 from gloria_core.conditioning.anchors import EXPRESSIONS
 from gloria_core.conditioning.cues import Cue, parse_cues
 from gloria_core.demo.example_pictures import DEMO_CHARACTER, example_source
+from gloria_core.demo.film_sheet import read_frames
 from gloria_core.media.read_audio import read_audio
 from gloria_core.toyworld.program import VIEW_YAW
 from gloria_core.toyworld.readout import Reader, Reading
 from gloria_core.toyworld.speech import mouth_opening_of
+from quickstart import WORKFLOW
 
-from .toyworld.measure import correlation, degrees_between
+from .toyworld.measure import FRONT, correlation, degrees_between, marks_told_by_anchors, right_marks
 
-REPO = Path(__file__).resolve().parents[1]
-WORKFLOW = REPO / "tests" / "workflows" / "api" / "cpu_talking_video.json"
 _SETTLE_SECONDS = 0.5
 _VIEW_DEGREES = 45.0
 _DRIFT_SECONDS = 10
@@ -67,25 +66,22 @@ class Asked(NamedTuple):
 
 def report_on(film: Path, every: int = 2) -> FilmReport:
     """Read every so many frames of a film of the demo character."""
-    with av.open(str(film)) as container:
-        fps = float(container.streams.video[0].average_rate)
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames, fps = read_frames(film)
     frames_T = torch.arange(0, len(frames), every)
-    pictures_THWC = torch.from_numpy(np.stack(frames))[frames_T].float() / 255
+    pictures_THWC = torch.from_numpy(np.stack(frames[::every])).float() / 255
     source = example_source(DEMO_CHARACTER)
     reading = Reader(source).read(pictures_THWC)
-    asked = list(_asked(frames_T, fps))
-    ends = len(frames) - _DRIFT_SECONDS * fps
-    first_T, last_T = frames_T < _DRIFT_SECONDS * fps, frames_T >= ends
-    marks_TV = _right_marks(reading, source.character.marks)
-    elsewhere_TV = reading.sees_mark_TV.clone()
-    elsewhere_TV[:, 0] = False
+    asked = _asked(frames_T, fps)
+    num_ends = _DRIFT_SECONDS * fps
+    first_T, last_T = frames_T < num_ends, frames_T >= len(frames) - num_ends
+    _, right_TV = right_marks(reading, source.character.marks)
+    elsewhere_TV = marks_told_by_anchors(reading)
     return FilmReport(
         readable=_share(reading.is_readable_T),
         view=_share(torch.cat([_faces(reading, one.view)[one.frames_T] for one in asked if one.view is not None])),
         mood=_share(torch.cat([_feels(reading, one.mood)[one.frames_T & reading.sees_face_T] for one in asked])),
-        mark_front=_share(marks_TV[:, 0][reading.sees_mark_TV[:, 0]]),
-        mark_elsewhere=_share(marks_TV[elsewhere_TV]) if elsewhere_TV.any() else None,
+        mark_front=_share(right_TV[:, FRONT][reading.sees_mark_TV[:, FRONT]]),
+        mark_elsewhere=_share(right_TV[elsewhere_TV]) if elsewhere_TV.any() else None,
         mouth_follows_speech=_mouth_follows_speech(film, reading, frames_T, fps, len(frames)),
         room_first=float(reading.room_delta_T[first_T].mean()),
         room_last=float(reading.room_delta_T[last_T].mean()),
@@ -94,7 +90,7 @@ def report_on(film: Path, every: int = 2) -> FilmReport:
     )
 
 
-def _asked(frames_T: Tensor, fps: float) -> Sequence[Asked]:
+def _asked(frames_T: Tensor, fps: float) -> list[Asked]:
     (timeline,) = (n for n in json.loads(WORKFLOW.read_text()).values() if n["class_type"] == "GloriaEncodeTimeline")
     cues = parse_cues(timeline["inputs"]["cues"])
     ends = [float(cue.seconds) for cue in cues[1:]] + [float("inf")]
@@ -116,12 +112,6 @@ def _faces(reading: Reading, view: str) -> Tensor:
 
 def _feels(reading: Reading, mood: str) -> Tensor:
     return (reading.expressions() == EXPRESSIONS.index(mood)) & reading.is_readable_T
-
-
-def _right_marks(reading: Reading, marks: Sequence) -> Tensor:
-    """Whether each mark's shape and color are the doll's own."""
-    shape_V, color_V = (torch.tensor(values) for values in zip(*((m.shape, m.color) for m in marks), strict=True))
-    return (reading.mark_shape_TV == shape_V) & (reading.mark_color_TV == color_V)
 
 
 def _mouth_follows_speech(film: Path, reading: Reading, frames_T: Tensor, fps: float, num_frames: int) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gloria_core.conditioning.anchors import EXPRESSIONS, VIEWPOINTS
 from gloria_core.shapes import TEMPORAL_STRIDE
+from gloria_core.toyworld.character import Mark
 from gloria_core.toyworld.face import mouth_opening
 from gloria_core.toyworld.poses import Poses
 from gloria_core.toyworld.program import frame_times
@@ -29,7 +30,7 @@ _COPY_DEGREES = 10.0
 _SETTLED = 0.95
 # The mouth is asked where the expression leaves it nearly closed, and if that is so in enough frames.
 _MAX_OWN_OPENING, _MIN_SPOKEN_FRAMES = 0.3, 16
-_FRONT, _BACK = VIEWPOINTS.index("front"), VIEWPOINTS.index("back")
+FRONT, _BACK = VIEWPOINTS.index("front"), VIEWPOINTS.index("back")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,19 +109,15 @@ def _motion(seen: Seen) -> dict[str, float | None]:
 
 def _marks(seen: Seen) -> dict[str, float | None]:
     reading, marks = seen.reading, seen.film.source.character.marks
-    shape_V, color_V = (torch.tensor(values) for values in zip(*((m.shape, m.color) for m in marks), strict=True))
-    visible_TV = reading.sees_mark_TV
-    color_TV = (reading.mark_color_TV == color_V) & reading.is_readable_T[:, None]
-    right_TV = color_TV & (reading.mark_shape_TV == shape_V)
-    unseen_TV = visible_TV.clone()
-    unseen_TV[:, _FRONT] = False  # the start image and the global anchor show it
+    visible_TV, unseen_TV = reading.sees_mark_TV, marks_told_by_anchors(reading)
+    color_TV, right_TV = right_marks(reading, marks)
     chunk_TV = seen.places[:, None].expand_as(visible_TV)
-    swapped_T = (reading.mark_shape_TV[:, _BACK] == shape_V[_FRONT]) & (
-        reading.mark_color_TV[:, _BACK] == color_V[_FRONT]
+    swapped_T = (reading.mark_shape_TV[:, _BACK] == marks[FRONT].shape) & (
+        reading.mark_color_TV[:, _BACK] == marks[FRONT].color
     )
-    can_swap = marks[_FRONT] != marks[_BACK]
+    can_swap = marks[FRONT] != marks[_BACK]
     return {
-        "mark_seen": _mean(right_TV[:, _FRONT][visible_TV[:, _FRONT]]),
+        "mark_seen": _mean(right_TV[:, FRONT][visible_TV[:, FRONT]]),
         "mark_unseen": _mean(right_TV[unseen_TV]),
         "mark_color_unseen": _mean(color_TV[unseen_TV]),
         "mark_drift": slope(chunk_TV[visible_TV], right_TV[visible_TV].float()),
@@ -128,12 +125,26 @@ def _marks(seen: Seen) -> dict[str, float | None]:
     }
 
 
+def right_marks(reading: Reading, marks: Sequence[Mark]) -> tuple[Tensor, Tensor]:
+    """Whether the color of each mark, and its color and shape, are the character's own [T, V], each."""
+    shape_V, color_V = (torch.tensor(values) for values in zip(*((m.shape, m.color) for m in marks), strict=True))
+    color_TV = (reading.mark_color_TV == color_V) & reading.is_readable_T[:, None]
+    return color_TV, color_TV & (reading.mark_shape_TV == shape_V)
+
+
+def marks_told_by_anchors(reading: Reading) -> Tensor:
+    """Visible marks [T, V] but the front's, which the start image and the global anchor show."""
+    unseen_TV = reading.sees_mark_TV.clone()
+    unseen_TV[:, FRONT] = False
+    return unseen_TV
+
+
 def _moods(seen: Seen) -> dict[str, float | None]:
     reading, truth = seen.reading, seen.truth
     read_T, wanted_T = reading.expressions(), truth.expression_TE.argmax(1)
     faces_camera_T = truth.head_yaw_T.abs() <= FACE_WITHIN
     asked_T = seen.asked & faces_camera_T & (truth.expression_TE.amax(1) > _SETTLED)
-    worn = int(seen.film.view_poses.expression_TE[_FRONT].argmax())
+    worn = int(seen.film.view_poses.expression_TE[FRONT].argmax())
     can_leak_T = asked_T & seen.faces & (wanted_T != worn)
     # Cheeks of these moods are in no picture but the expression anchors.
     known = {worn, int(seen.film.global_pose.expression_TE.argmax()), _first_mood(seen.film)}
@@ -165,7 +176,7 @@ def _drift(seen: Seen) -> dict[str, float | None]:
 def _copy_rate(seen: Seen) -> float | None:
     """How often a frame has the pose of the global or the front anchor where the program has not."""
     copies, chances = 0, 0
-    for pose in (seen.film.global_pose, seen.film.view_poses[_FRONT : _FRONT + 1]):
+    for pose in (seen.film.global_pose, seen.film.view_poses[FRONT : FRONT + 1]):
         mood = int(pose.expression_TE.argmax())
         is_elsewhere_T = (degrees_between(seen.truth.yaw_T, pose.yaw_T) > 2 * _COPY_DEGREES) | (
             seen.truth.expression_TE[:, mood] < 1 - _SETTLED
