@@ -3,7 +3,7 @@
     python -m gloria_core.demo.example_pictures assets --character 7
 
 doll_global.png, and one picture of each view and expression, six times as large as the demo model's own, as a user's
-would be. The room belongs to nothing the model has seen.
+would be.
 """
 
 import argparse
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 DEMO_CHARACTER = 7
 _ENLARGED = 6
 _STREAM = 7
+# Rooms are drawn from seeds; the shipped model was trained in those of 0 to 499.
 _FIRST_ROOM = 500
 
 
