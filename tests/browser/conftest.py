@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 
+import av
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
@@ -24,6 +25,31 @@ def quickstart() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def make_base(quickstart: ModuleType) -> Callable[[Path, dict[str, float]], Path]:
+    """Makes ComfyUI's base directory as the quickstart does, with the first seconds of recordings under their names."""
+
+    def make(folder: Path, seconds: dict[str, float]) -> Path:
+        base = quickstart.prepare_base(folder)
+        for name, length in seconds.items():
+            (base / "input" / name).unlink()
+            _shorten(REPO / "assets" / name, base / "input" / name, length)
+        return base
+
+    return make
+
+
+def _shorten(source: Path, target: Path, seconds: float) -> None:
+    """The first seconds of an Ogg file, copied packet by packet."""
+    with av.open(str(source)) as long, av.open(str(target), "w", format="ogg") as short:
+        stream = short.add_stream_from_template(long.streams.audio[0])
+        for packet in long.demux(audio=0):
+            if packet.dts is None or packet.pts * packet.time_base >= seconds:
+                break
+            packet.stream = stream
+            short.mux(packet)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import subprocess
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import av
 import numpy as np
@@ -29,17 +28,6 @@ SMALLER = {"15": {"steps": 4}}
 FPS, FOOTAGE_FPS = 8, 24
 
 pytestmark = pytest.mark.e2e
-
-
-def _shorten(source: Path, target: Path, seconds: float) -> None:
-    """The first seconds of an Ogg file, copied packet by packet."""
-    with av.open(str(source)) as long, av.open(str(target), "w", format="ogg") as short:
-        stream = short.add_stream_from_template(long.streams.audio[0])
-        for packet in long.demux(audio=0):
-            if packet.dts is None or packet.pts * packet.time_base >= seconds:
-                break
-            packet.stream = stream
-            short.mux(packet)
 
 
 def _film(path: Path) -> None:
@@ -61,12 +49,8 @@ def _speech_frames(speech: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType) -> Path:
-    """ComfyUI's base directory as the quickstart makes it, with a shorter recording under the same name."""
-    base = quickstart.prepare_base(tmp_path_factory.mktemp("browser"))
-    speech = base / "input" / SPEECH
-    speech.unlink()
-    _shorten(REPO / "assets" / SPEECH, speech, SPEECH_SECONDS)
+def base(tmp_path_factory: pytest.TempPathFactory, make_base: Callable) -> Path:
+    base = make_base(tmp_path_factory.mktemp("browser"), {SPEECH: SPEECH_SECONDS})
     _film(base / "input" / "my_character" / "talk.mp4")
     return base
 

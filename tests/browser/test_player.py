@@ -8,9 +8,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
-import av
 import pytest
 import torch
 
@@ -40,20 +38,8 @@ def is_vue(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, quickstart: ModuleType, is_vue: bool) -> Path:
-    """ComfyUI's base directory as the quickstart makes it, with shorter recordings under the same names."""
-    base = quickstart.prepare_base(tmp_path_factory.mktemp("player"))
-    for name, seconds in SPEECH_SECONDS.items():
-        speech = base / "input" / name
-        speech.unlink()
-        with av.open(str(REPO / "assets" / name)) as long, av.open(str(speech), "w", format="ogg") as short:
-            stream = short.add_stream_from_template(long.streams.audio[0])
-            for packet in long.demux(audio=0):
-                if packet.dts is None or packet.pts * packet.time_base >= seconds:
-                    break
-                packet.stream = stream
-                short.mux(packet)
-    return base
+def base(tmp_path_factory: pytest.TempPathFactory, make_base: Callable, is_vue: bool) -> Path:
+    return make_base(tmp_path_factory.mktemp("player"), SPEECH_SECONDS)
 
 
 def write_watched_film(base: Path) -> None:
