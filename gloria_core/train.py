@@ -157,11 +157,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         is_finished = train(read_config(options.config))
-        return FINISHED if is_finished or int(os.environ.get("WORLD_SIZE", "1")) > 1 else STOPPED
+        return FINISHED if is_finished or _is_one_of_several() else STOPPED
     except GloriaError as error:
         logger.error("%s", error)
         return FAILED
 
 
+def _is_one_of_several() -> bool:
+    """Whether a launcher started this process among others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _leave(status: int) -> None:
+    """End this process.
+
+    Gloo's threads of a process group may still hold tensors of Python, and letting go of one while the interpreter
+    takes itself apart aborts the process (seen once in some hundred sharded runs). By now everything is on disk, so
+    one process of several ends without taking anything apart.
+    """
+    if not _is_one_of_several():
+        sys.exit(status)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -58,6 +58,11 @@ class DrawPlan:
                 f"data.frames {list(self._config.data.frames)}: a window that continues a chunk needs more than its "
                 f"{PREFIX_LATENTS} given latents. Use more frames, or set prefix_probability to 0."
             )
+        if self._image_channels and min(self._windows) == 1:
+            raise ConfigError(
+                f"data.frames {list(self._config.data.frames)}: this base makes video from an image, so there is "
+                "nothing to learn from windows of 1 frame. Use 5 frames or more."
+            )
         if not self._pool("none"):
             longest = max((clip.num_latents for clip in self._index.clips if clip.split == "train"), default=0)
             shift = " and one more, so that a window can be cut mid-stream" if self._continues else ""
@@ -239,7 +244,9 @@ class DrawPlan:
         # Every choice takes its number whether or not it is used, so that one setting does not shift the others.
         continues, starts, shift = rng.random() < stage.prefix_probability, rng.random(), rng.random()
         first = 1 + int(shift * (clip.num_latents - window)) if continues else 0
-        num_known = PREFIX_LATENTS if continues else int(self._image_channels or starts < stage.start_probability)
+        # A single picture is never given: nothing of it would be left to make.
+        starts_given = window > 1 and (self._image_channels or starts < stage.start_probability)
+        num_known = PREFIX_LATENTS if continues else int(starts_given)
         drop_text, drop_audio = rng.random() < stage.text_dropout, rng.random() < stage.audio_dropout
         noise_seed = rng.getrandbits(63)
         return SampleDraw(

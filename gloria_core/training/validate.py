@@ -167,6 +167,9 @@ def _sample(
     validation = config.validation
     window = _window_latents(config, clip)
     _, height, width = conditions.start_BCTHW.shape[2:]  # type: ignore[union-attr]
+    if num_latents == 1:
+        # As in training: of a picture that is given nothing is left to make.
+        conditions = replace(conditions, start_BCTHW=None)
     size = LatentSize(index.latent_channels, num_latents, height, width)
     settings = SampleSettings(validation.seed, validation.steps, validation.cfg, validation.shift, window)
     check_conditions(model, conditions, size)

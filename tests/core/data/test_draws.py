@@ -229,6 +229,16 @@ def test_image_to_video_bases_always_have_a_first_frame_or_a_prefix(index):
     assert {sample.num_known for step in steps for sample in step.samples} == {1, PREFIX_LATENTS}
 
 
+def test_a_window_of_one_picture_never_gives_that_picture(index):
+    pictures = {"prefix_probability": 0.0, "steps": 50}
+    config = make_config(pictures, data={"cache": "c", "frames": [1]})
+    drawn = [sample for step in draw_all(index, config) for sample in step.samples]
+    drawn += DrawPlan(index, config, False).validation()
+    assert {(sample.num_latents, sample.num_known) for sample in drawn} == {(1, 0)}
+    with pytest.raises(ConfigError, match="nothing to learn from windows of 1 frame"):
+        draw_all(index, config, image_channels=True)
+
+
 def test_a_kind_that_no_source_has_is_left_to_the_other_or_refused():
     only = make_index(kinds=("expression",))
     assert {step.batch_type for step in draw_all(only, make_config({"steps": 20}))} == {"expression"}

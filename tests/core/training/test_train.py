@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 sys.path.append(str(Path(__file__).parent))
 from toy_run import toy_config, toy_settings, write_base, write_cache
 
+from gloria_core.data.cache import CacheStore
 from gloria_core.data.cache_index import read_index, write_index
 from gloria_core.errors import ConfigError, DatasetError, TrainingError
 from gloria_core.model.checkpoint import detect_config, load_dit
@@ -24,6 +25,7 @@ from gloria_core.training.progress import Progress
 from gloria_core.training.resume import check_same_run, describe_run
 from gloria_core.training.run_folder import RunFolder, read_metrics, read_status, read_validation, request
 from gloria_core.training.snapshot import find_latest
+from gloria_core.training.validate import validation_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
@@ -266,6 +268,25 @@ def test_a_damaged_cache_entry_is_named_and_left_out_up_to_a_limit(tmp_path, cap
     strict = toy_config(tmp_path, output=str(tmp_path / "strict"), data={"max_bad_entries": 0})
     with pytest.raises((TrainingError, DatasetError), match="could not be read"):
         train(strict)
+
+
+def test_single_pictures_are_trained_on_and_sampled(tmp_path):
+    config = toy_config(
+        tmp_path,
+        data={"frames": [1]},
+        stages=[{"name": "pictures", "steps": 2, "prefix_probability": 0.0}],
+        validation={"loss_every": 1, "clips_every": 2},
+    )
+    assert train(config)
+    folder = Path(config.output)
+    held_out = [line["loss"] for line in read_validation(folder)[0] if "loss" in line]
+    assert len(held_out) == 3
+    assert torch.tensor(losses_of(folder) + held_out).isfinite().all()
+    sampled = load_file(folder / "samples" / "step_000002_clip0.safetensors")["latents"]
+    cache = CacheStore(tmp_path / "cache")
+    truth = cache.load(validation_clips(read_index(tmp_path / "cache"), 1)[0].latents)["latents"]
+    assert sampled.shape[1] == 1
+    assert (sampled - truth[:, :1]).abs().mean() > 0.1
 
 
 def test_validation_uses_the_same_noise_every_time_and_clips_are_saved(tmp_path):
