@@ -29,11 +29,14 @@ _ANCHORS_PER_SOURCE = 30
 def log_estimate(sizes: DemoSizes, device: torch.device) -> dict[str, float]:
     """Hours by part; the encoders take minutes and are left out."""
     hours = {"vae": _vae_seconds(sizes, device) / 3600, "caches": _cache_seconds(sizes, device) / 3600}
-    steps, world = sizes.stages, sizes.world
-    base = _dit_step_seconds(sizes, device, steps.base_latents, with_anchors=False)
-    stage = _dit_step_seconds(sizes, device, world.window_latents, with_anchors=True)
-    hours["base"] = steps.base * base / 3600
-    hours["stages"] = (steps.audio + steps.global_anchor + steps.identity + steps.both) * stage / 3600
+    steps, window = sizes.stages, sizes.world.window_latents
+    base = _dit_sample_seconds(sizes, device, steps.base_latents, with_anchors=False)
+    picture = _dit_sample_seconds(sizes, device, 1, with_anchors=True)
+    clip = _dit_sample_seconds(sizes, device, window, with_anchors=True)
+    hours["base"] = steps.base * steps.batch * base / 3600
+    hours["pictures"] = steps.pictures * steps.pictures_batch * picture / 3600
+    num_window_steps = steps.audio + steps.global_anchor + steps.identity + steps.both
+    hours["windows"] = num_window_steps * steps.batch * clip / 3600
     shown = ", ".join(f"{name} {value:.2f}" for name, value in hours.items())
     logger.info(
         "estimated hours at the speed of this moment on %s (%d threads): %s; %.1f in all",
@@ -59,7 +62,7 @@ def _vae_seconds(sizes: DemoSizes, device: torch.device) -> float:
 
 
 def _cache_seconds(sizes: DemoSizes, device: torch.device) -> float:
-    """Encoding every frame of every source twice, and its anchors."""
+    """Encoding every frame of every source twice, and its anchors; the pictures are few beside them."""
     world = sizes.world
     vae = WanVae(sizes.vae.width).to(device)
     video_BCTHW = training_batch(world, 0, 0, 17, 1, device)
@@ -72,7 +75,8 @@ def _cache_seconds(sizes: DemoSizes, device: torch.device) -> float:
     return (world.num_sources + world.num_held_out) * frames * _seconds(encode, device) / 17
 
 
-def _dit_step_seconds(sizes: DemoSizes, device: torch.device, num_latents: int, with_anchors: bool) -> float:
+def _dit_sample_seconds(sizes: DemoSizes, device: torch.device, num_latents: int, with_anchors: bool) -> float:
+    """Forward and backward pass of a sample within a batch."""
     config = dit_config(sizes)
     if with_anchors:
         config = config.with_audio(sizes.encoders.audio_layers + 1, sizes.encoders.audio_width)
@@ -104,7 +108,7 @@ def _dit_step_seconds(sizes: DemoSizes, device: torch.device, num_latents: int, 
     def step() -> None:
         model(**inputs).float().square().mean().backward()
 
-    return _seconds(step, device) * sizes.stages.batch / batch
+    return _seconds(step, device) / batch
 
 
 def _seconds(step: Callable[[], None], device: torch.device) -> float:

@@ -6,6 +6,12 @@ from pathlib import Path
 from ..errors import TrainingError
 
 DIT_NAME = "gloria_demo_dit.safetensors"
+# Runs of the diffusion model, in order.
+BASE, GLOBAL, PICTURES, IDENTITY = "base", "global", "pictures", "identity"
+CURRICULUM = (GLOBAL, PICTURES, IDENTITY)
+# Datasets: those of the base and of the pictures, and one of whole windows for the paper's stages.
+WINDOWS = "windows"
+DATASETS = {BASE: BASE, GLOBAL: WINDOWS, PICTURES: PICTURES, IDENTITY: WINDOWS}
 
 
 @dataclass(frozen=True)
@@ -39,19 +45,19 @@ class DemoFiles:
         """Snapshots and metrics of the autoencoder's training."""
         return self.root / "vae"
 
-    def cache(self, stage: str) -> Path:
-        """The dataset of `base` or `stages`."""
-        return self.root / f"cache_{stage}"
+    def cache(self, dataset: str) -> Path:
+        """One of the datasets."""
+        return self.root / f"cache_{dataset}"
 
-    def run(self, stage: str) -> Path:
-        """The training run of `base`, `stages` or an arm."""
-        return self.root / f"run_{stage}"
+    def run(self, name: str) -> Path:
+        """One of the training runs, or one of an arm's."""
+        return self.root / f"run_{name}"
 
-    def result(self, stage: str) -> Path:
+    def result(self, name: str) -> Path:
         """The weights that a finished run has left."""
-        results = sorted((self.run(stage) / "results").glob("*_merged.safetensors"))
+        results = sorted((self.run(name) / "results").glob("*_merged.safetensors"))
         if not results:
-            raise TrainingError(f"{self.run(stage)} has no results. Run the same command again to finish it.")
+            raise TrainingError(f"{self.run(name)} has no results. Run the same command again to finish it.")
         return results[-1]
 
     @property

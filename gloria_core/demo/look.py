@@ -25,14 +25,13 @@ from ..model.dit import GloriaDiT
 from ..sampling.denoise import SampleSettings, denoise_chunk
 from ..sampling.plan import Chunk
 from ..shapes import LatentSize, latent_frames_for
-from ..training.config import TrainConfig
 from ..training.load_model import load_for_training
 from ..training.snapshot import find_latest
 from ..training.validate import clip_conditions, validation_clips
-from .files import DemoFiles
+from .files import BASE, CURRICULUM, DATASETS, PICTURES, DemoFiles
 from .latent_scale import denormalized
 from .pictures import held_out_clips
-from .runs import BASE, STAGES, base_run, stages_run
+from .runs import base_run, curriculum_run
 from .sizes import SIZES, DemoSizes
 from .wan_vae import WanVae
 from .world_cache import frames_of_window, load_vae
@@ -52,20 +51,23 @@ def look(sizes: DemoSizes, output: Path) -> list[Path]:
     with torch.inference_mode():
         decoded_BCTHW = vae.decode(vae.encode(video_BCTHW.bfloat16())[0]).float()
     made.append(_write_sheet(output / "sheet_vae.png", _rows(video_BCTHW, decoded_BCTHW)))
-    for stage in (BASE, STAGES):
-        if find_latest(files.run(stage)) is not None:
-            made.append(_write_sheet(output / f"sheet_{stage}.png", _sampled_rows(sizes, files, stage, vae)))
+    for run in (BASE, *CURRICULUM):
+        if find_latest(files.run(run)) is not None:
+            made.append(_write_sheet(output / f"sheet_{run}.png", _sampled_rows(sizes, files, run, vae)))
     return made
 
 
-def _sampled_rows(sizes: DemoSizes, files: DemoFiles, stage: str, vae: WanVae) -> list[Tensor]:
-    """Every held-out clip over the sampled one; the clip's first frame is given."""
-    store, index = CacheStore(files.cache(stage)), read_index(files.cache(stage))
-    model = _newest_model(sizes, files, stage).eval().float()
-    settings = SampleSettings(0, _STEPS, _CFG, _SHIFT, latent_frames_for(frames_of_window(sizes, stage)))
+def _sampled_rows(sizes: DemoSizes, files: DemoFiles, run: str, vae: WanVae) -> list[Tensor]:
+    """Every held-out clip over the sampled one; of whole clips the first frame is given."""
+    dataset = DATASETS[run]
+    store, index = CacheStore(files.cache(dataset)), read_index(files.cache(dataset))
+    model = _newest_model(sizes, files, run).eval().float()
+    settings = SampleSettings(0, _STEPS, _CFG, _SHIFT, latent_frames_for(frames_of_window(sizes, dataset)))
     rows: list[Tensor] = []
     for clip in validation_clips(index, len(index.clips))[:: max(1, sizes.world.num_held_out)][:_CLIPS]:
-        conditions = clip_conditions(store, index, clip, with_anchors=stage == STAGES)
+        conditions = clip_conditions(store, index, clip, with_anchors=run != BASE)
+        if run == PICTURES:
+            conditions = replace(conditions, start_BCTHW=None)
         if not model.config.gloria.has_audio:
             conditions = replace(conditions, audio_FLC=None)
         true_1CTHW = store.load(clip.latents)["latents"][None, :, : settings.chunk_latents].float()
@@ -77,20 +79,18 @@ def _sampled_rows(sizes: DemoSizes, files: DemoFiles, stage: str, vae: WanVae) -
     return rows
 
 
-def _newest_model(sizes: DemoSizes, files: DemoFiles, stage: str) -> GloriaDiT:
+def _newest_model(sizes: DemoSizes, files: DemoFiles, run: str) -> GloriaDiT:
     """The averaged weights of a run's newest checkpoint."""
-    snapshot = find_latest(files.run(stage))
+    snapshot = find_latest(files.run(run))
     assert snapshot is not None, "asked before"
-    config = base_run(sizes, files, "cpu") if stage == BASE else _stages_config(sizes, files)
+    config = base_run(sizes, files, "cpu")
+    if run != BASE:
+        config = curriculum_run(sizes, files, "cpu", run, str(files.result(BASE)))
     text_dim = sizes.encoders.text_width
-    model = load_for_training(config, read_index(files.cache(stage)), text_dim)
+    model = load_for_training(config, read_index(files.cache(DATASETS[run])), text_dim)
     weights = {**snapshot.load("weights"), **snapshot.load("ema")}
     model.load_state_dict({name: weights.get(name, old) for name, old in model.state_dict().items()})
     return model
-
-
-def _stages_config(sizes: DemoSizes, files: DemoFiles) -> TrainConfig:
-    return stages_run(sizes, files, "cpu", str(files.result(BASE)))
 
 
 def _unfinished_vae(sizes: DemoSizes, files: DemoFiles) -> WanVae:

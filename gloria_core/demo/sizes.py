@@ -77,19 +77,21 @@ class DitSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSteps:
-    """Optimizer steps of the base and of the paper's stages."""
+    """Optimizer steps of the base and of the stages on it."""
 
     base: int
     audio: int
     global_anchor: int
+    pictures: int
     identity: int
     both: int
     base_latents: int = 5
     """The base sees shorter windows: most is learned from few frames, and they are cheap."""
     batch: int
-    micro_batch: int
+    pictures_batch: int
+    """A picture has the tokens of one latent."""
     lr: float = 1e-3
-    """Of the base and again of the stages: most of what they learn is new."""
+    """Of every run: most of what each learns is new."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """On a CPU Muon's own work makes a small step a third longer (docs/demo_model.md)."""
     loss_every: int = 250
@@ -125,8 +127,8 @@ GPU = DemoSizes(
     encoders=EncoderSizes(text_steps=1500, audio_steps=3000),
     dit=DitSizes(width=256, ffn_width=1024, num_layers=10),
     stages=StageSteps(
-        base=10000, audio=3000, global_anchor=6000, identity=14000, both=2000, batch=128, micro_batch=128,
-        loss_every=500, checkpoint_every=500,
+        base=10000, audio=3000, global_anchor=6000, pictures=10000, identity=6000, both=2000, batch=128,
+        pictures_batch=512, loss_every=500, checkpoint_every=500,
     ),
 )  # fmt: skip
 
@@ -145,7 +147,7 @@ CPU = replace(
     encoders=EncoderSizes(text_steps=600, audio_steps=600),
     dit=DitSizes(width=256, ffn_width=768, num_layers=8),
     stages=StageSteps(
-        base=4000, audio=600, global_anchor=1400, identity=4500, both=1500, batch=16, micro_batch=16,
+        base=4000, audio=600, global_anchor=1400, pictures=4000, identity=1500, both=500, batch=16, pictures_batch=64,
         optimizer="adamw",
     ),
     device="cpu",
@@ -165,7 +167,8 @@ TINY = replace(
     ),
     dit=DitSizes(width=128, ffn_width=128, num_layers=2),
     stages=StageSteps(
-        base=3, audio=2, global_anchor=2, identity=2, both=2, base_latents=2, batch=2, micro_batch=2, loss_every=3,
+        base=3, audio=2, global_anchor=2, pictures=2, identity=2, both=2, base_latents=2, batch=2, pictures_batch=4,
+        loss_every=3,
         checkpoint_every=2,
     ),
 )  # fmt: skip

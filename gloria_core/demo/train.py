@@ -3,9 +3,10 @@
     python -m gloria_core.demo.train --scale gpu --output gloria_demo
     python -m gloria_core.demo.train --scale gpu --output gloria_demo --arm no_offsets
 
-autoencoder -> text and speech encoders -> datasets of the toy world -> base from scratch -> the paper's stages ->
-export. Every part is skipped when it is done and goes on where it was cut, so the same command resumes after anything.
-With --arm an ablation's identity stages are trained beside it, from the full model's checkpoint before them.
+autoencoder -> text and speech encoders -> datasets of the toy world -> base from scratch -> speech and global anchor ->
+pictures from anchors alone -> identity anchors -> export. Every part is skipped when it is done and goes on where it
+was cut, so the same command resumes after anything. With --arm an ablation is trained beside it, from the full model as
+it was before its identity anchors.
 docs/demo_model.md tells sizes and costs.
 """
 
@@ -29,14 +30,14 @@ from ..training.resume import differences
 from .audio_encoder import train_audio_encoder
 from .estimate import log_estimate
 from .export import export_models
-from .files import DemoFiles
-from .runs import BASE, STAGES, base_run, stages_run
+from .files import BASE, CURRICULUM, DATASETS, DemoFiles
+from .runs import base_run, curriculum_run
 from .scratch import write_fresh_dit
 from .sizes import SIZES, DemoSizes
 from .text_encoder import train_text_encoder
 from .train_arm import ARMS, train_arm
 from .train_vae import train_vae
-from .world_cache import build_world_cache, clip_latents
+from .world_cache import build_world_cache
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +64,13 @@ def train_demo(sizes: DemoSizes, output: Path) -> bool:
         write_fresh_dit(sizes, files.fresh_dit)
     if not train(base_run(sizes, files, device.type)):
         return False
-    _build_cache(sizes, files, STAGES, device)
-    if not train(stages_run(sizes, files, device.type, str(files.result(BASE)))):
-        return False
-    export_models(files, files.result(STAGES), files.export)
+    last = BASE
+    for run in CURRICULUM:
+        _build_cache(sizes, files, DATASETS[run], device)
+        if not train(curriculum_run(sizes, files, device.type, run, str(files.result(last)))):
+            return False
+        last = run
+    export_models(files, files.result(last), files.export)
     return True
 
 
@@ -82,11 +86,10 @@ def _identity(sizes: DemoSizes) -> dict[str, Any]:
     return json.loads(json.dumps({**asdict(sizes), "stages": None}))
 
 
-def _build_cache(sizes: DemoSizes, files: DemoFiles, stage: str, device: torch.device) -> None:
-    folder = files.cache(stage)
+def _build_cache(sizes: DemoSizes, files: DemoFiles, dataset: str, device: torch.device) -> None:
+    folder = files.cache(dataset)
     if not (folder / INDEX_NAME).exists():
-        length, with_anchors = clip_latents(sizes, stage), stage == STAGES
-        _timed(folder.name, lambda: build_world_cache(sizes, files, folder, length, with_anchors, device))
+        _timed(folder.name, lambda: build_world_cache(sizes, files, dataset, device))
 
 
 def _timed(name: str, make: Callable[[], object]) -> None:

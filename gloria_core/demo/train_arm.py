@@ -1,7 +1,7 @@
-"""An ablation and a trained demo folder enter, the same model whose identity stages were trained another way leaves.
+"""An ablation and a trained demo folder enter, the same model trained another way from its identity anchors on leaves.
 
-An arm goes on from the checkpoint at the end of `global_anchor`: weights, optimizer, averages and every later draw are
-those of the full model, so the two differ by the arm's change alone.
+An arm starts from the full model's weights at the end of the run `global`; every later draw and setting is the full
+model's, so the two differ by the arm's change alone.
 """
 
 import logging
@@ -10,34 +10,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..data.cache_index import read_index
 from ..durable_files import write_safetensors
 from ..errors import TrainingError
 from ..model.checkpoint import SETTINGS_KEY, read_safetensors, settings_from_tensor, settings_to_tensor
 from ..train import train
 from ..training.config import TrainConfig
-from ..training.resume import describe_run
-from ..training.snapshot import find_latest, find_step, save_snapshot
 from .export import export_models
-from .files import DemoFiles
-from .runs import NAME, STAGES, stages_run
+from .files import GLOBAL, IDENTITY, PICTURES, DemoFiles
+from .runs import NAME, curriculum_run
 from .sizes import DemoSizes
 
 logger = logging.getLogger(__name__)
 
 # That of the global anchor, which an arm's start already knows.
 ONE_POSITION = {"global_offset": 600, "viewpoint_offset": 600, "expression_offset": 600, "label_step": 0}
-IDENTITY_STAGES = ("identity_anchors", "both_anchors")
+ARM_RUNS = (PICTURES, IDENTITY)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedArm:
-    """What an ablation changes in the identity stages.
+    """What an ablation changes where identity anchors are trained.
 
     Args:
         benchmark: what `python -m benchmarks.toyworld --arm-model` calls it.
         settings: changed `GloriaSettings`.
-        stage: changed settings of both identity stages.
+        stage: changed settings of those stages.
     """
 
     name: str
@@ -61,20 +58,19 @@ def train_arm(sizes: DemoSizes, arm: TrainedArm, files: DemoFiles, output: Path,
 
     Args:
         files: of the training that it branches off, which is only read.
-        output: gets `run_<arm>` and `models_<arm>`.
+        output: gets `run_<arm>_pictures`, `run_<arm>_identity` and `models_<arm>`.
 
     Raises:
-        TrainingError: That training has not come to the end of `global_anchor`.
+        TrainingError: That training has not come to the end of `global`.
     """
     own = DemoFiles(output)
-    start = own.run(arm.name) / "start.safetensors"
+    start = output / f"start_{arm.name}.safetensors"
     _write_start(sizes, arm, files, start)
-    config = arm_run(sizes, arm, files, own.run(arm.name), start, device)
-    if find_latest(own.run(arm.name)) is None:
-        _branch_off(sizes, files, config)
-    if not train(config):
-        return False
-    exported = export_models(files, own.result(arm.name), output / f"models_{arm.name}")
+    for run in ARM_RUNS:
+        if not train(arm_run(sizes, arm, files, own, run, start, device)):
+            return False
+        start = own.result(_name(arm, run))
+    exported = export_models(files, start, output / f"models_{arm.name}")
     logger.info(
         "measure it: python -m benchmarks.toyworld --model %s --scale %s --arm-model %s=%s --output results.json",
         files.export, sizes.name, arm.benchmark, exported.dit,
@@ -83,35 +79,30 @@ def train_arm(sizes: DemoSizes, arm: TrainedArm, files: DemoFiles, output: Path,
 
 
 def arm_run(
-    sizes: DemoSizes, arm: TrainedArm, files: DemoFiles, run: Path, start: Path, device: str
+    sizes: DemoSizes, arm: TrainedArm, files: DemoFiles, own: DemoFiles, run: str, start: Path, device: str
 ) -> TrainConfig:
-    """The run of the stages, with the arm's change in those that are still to come."""
-    full = stages_run(sizes, files, device, str(start))
-    stages = tuple(replace(stage, **arm.stage) if stage.name in IDENTITY_STAGES else stage for stage in full.stages)
+    """One of the full model's runs with the arm's change."""
+    full = curriculum_run(sizes, files, device, run, str(start))
     return replace(
-        full, name=f"{full.name}_{arm.name}", output=str(run), stages=stages,
+        full, name=f"{full.name}_{arm.name}", output=str(own.run(_name(arm, run))),
+        stages=tuple(replace(stage, **arm.stage) for stage in full.stages),
         anchor_attention=arm.settings.get("anchor_attention", full.anchor_attention),
-        checkpoints=replace(full.checkpoints, keep_every=0),
     )  # fmt: skip
 
 
+def _name(arm: TrainedArm, run: str) -> str:
+    return f"{arm.name}_{run}"
+
+
 def _write_start(sizes: DemoSizes, arm: TrainedArm, files: DemoFiles, path: Path) -> None:
-    """The whole model at the branch under the arm's settings; its weights make way for the checkpoint's."""
+    """The whole model at the branch under the arm's settings."""
     step = sizes.stages.audio + sizes.stages.global_anchor
-    source = files.run(STAGES) / "results" / f"{NAME}_step{step:06d}_merged.safetensors"
+    source = files.run(GLOBAL) / "results" / f"{NAME}_step{step:06d}_merged.safetensors"
     if not source.exists():
         raise TrainingError(
-            f"The arm '{arm.name}' starts at the end of the stage global_anchor, but {source} is missing. Run python "
-            f"-m gloria_core.demo.train --scale {sizes.name} --output {files.root} until step {step} of its stages."
+            f"The arm '{arm.name}' starts at the end of the run '{GLOBAL}', but {source} is missing. Run python -m "
+            f"gloria_core.demo.train --scale {sizes.name} --output {files.root} until that run is done."
         )
     weights = read_safetensors(source)
     settings = replace(settings_from_tensor(weights[SETTINGS_KEY]), **arm.settings)
     write_safetensors(path, {**weights, SETTINGS_KEY: settings_to_tensor(settings)}, {"format": "pt"})
-
-
-def _branch_off(sizes: DemoSizes, files: DemoFiles, config: TrainConfig) -> None:
-    """The full model's checkpoint becomes the first one of the arm's own run."""
-    snapshot = find_step(files.run(STAGES), sizes.stages.audio + sizes.stages.global_anchor)
-    run = describe_run(config, read_index(Path(config.data.cache)), world_size=1)
-    groups = {name: snapshot.load(name) for name in snapshot.state["sha256"]}
-    save_snapshot(Path(config.output), snapshot.step, groups, {**snapshot.state, "run": run, "elapsed_seconds": 0.0})

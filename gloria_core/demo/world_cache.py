@@ -9,7 +9,7 @@ Legend: B pictures, C latent channels, T frames, H W pixels or latent cells, F v
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from ..data.cache import CacheStore
 from ..data.cache_index import CachedAnchor, CachedClip, CachedSource, CacheIndex, write_index
 from ..durable_files import commit_json, file_sha256, read_json
 from ..errors import DatasetError
-from ..shapes import latent_frames_for, pixel_frames_for, spatial_stride
+from ..shapes import pixel_frames_for, spatial_stride
 from ..strict import parse
 from ..toy_weights import VAE_CHANNELS
 from ..toyworld.character import held_out_character, training_character
 from ..toyworld.source import Source, make_source
 from .anchor_candidates import Candidate, anchor_candidates
 from .audio_encoder import load_audio_encoder, speech_features
-from .files import DemoFiles
+from .files import BASE, PICTURES, WINDOWS, DemoFiles
 from .latent_scale import normalized
 from .sizes import DemoSizes, WorldSizes
 from .text_encoder import load_text_encoder
@@ -64,17 +64,12 @@ class DemoEncoders:
     fingerprints: dict[str, str]
 
 
-def build_world_cache(
-    sizes: DemoSizes, files: DemoFiles, folder: Path, clip_latents: int, with_anchors: bool, device: torch.device
-) -> CacheIndex:
-    """Bring every entry to disk, then the index.
-
-    Args:
-        clip_latents: length of the clips that each video is cut into.
-        with_anchors: whether sources have candidates for anchors; the base needs none.
-    """
+def build_world_cache(sizes: DemoSizes, files: DemoFiles, dataset: str, device: torch.device) -> CacheIndex:
+    """Bring every entry of one of the `DATASETS` to disk, then the index."""
+    sizes, folder = _sizes_of(sizes, dataset), files.cache(dataset)
     encoders = load_demo_encoders(sizes.world, files, device)
-    builder = _Builder(sizes, encoders, CacheStore(folder), clip_latents, with_anchors)
+    # The base has no anchors.
+    builder = _Builder(sizes, encoders, CacheStore(folder), clip_latents(sizes, dataset), dataset != BASE)
     world = sizes.world
     with builder.store.building():
         (folder / _RECORDS).mkdir(exist_ok=True)
@@ -240,14 +235,20 @@ def _entries(record: _Record) -> list[str]:
     return keys
 
 
-def clip_latents(sizes: DemoSizes, stage: str) -> int:
-    """Length of the clips of a stage: the stages cut windows mid-stream, which takes one latent more."""
-    return sizes.stages.base_latents if stage == "base" else sizes.world.window_latents + 1
+def clip_latents(sizes: DemoSizes, dataset: str) -> int:
+    """Length of the clips that each video is cut into: windows cut mid-stream take one latent more."""
+    return _window_latents(sizes, dataset) + int(dataset == WINDOWS)
 
 
-def frames_of_window(sizes: DemoSizes, stage: str) -> int:
-    """Pixel frames of a stage's windows."""
-    latents = sizes.stages.base_latents if stage == "base" else sizes.world.window_latents
-    frames = pixel_frames_for(latents)
-    assert latent_frames_for(frames) == latents
-    return frames
+def frames_of_window(sizes: DemoSizes, dataset: str) -> int:
+    """Pixel frames of the windows that are trained on."""
+    return pixel_frames_for(_window_latents(sizes, dataset))
+
+
+def _window_latents(sizes: DemoSizes, dataset: str) -> int:
+    return {BASE: sizes.stages.base_latents, WINDOWS: sizes.world.window_latents, PICTURES: 1}[dataset]
+
+
+def _sizes_of(sizes: DemoSizes, dataset: str) -> DemoSizes:
+    """Pictures are taken a second apart."""
+    return replace(sizes, world=replace(sizes.world, fps=1.0)) if dataset == PICTURES else sizes

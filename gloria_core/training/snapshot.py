@@ -106,19 +106,6 @@ def find_latest(folder: Path) -> Snapshot | None:
     return None
 
 
-def find_step(folder: Path, step: int) -> Snapshot:
-    """The checkpoint of one step.
-
-    Raises:
-        TrainingError: It is not there, or it is damaged.
-    """
-    path = folder / CHECKPOINTS / f"step_{step:08d}"
-    state, problem = _verified(path)
-    if problem is not None:
-        raise TrainingError(f"There is no good checkpoint {path}: {problem}.")
-    return Snapshot(path, step, state)
-
-
 def newest_state(folder: Path) -> dict[str, Any] | None:
     """The state of the newest finished checkpoint, its tensors unread: to tell people about, not to go on from."""
     for path in sorted(_folders(folder), reverse=True):

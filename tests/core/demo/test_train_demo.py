@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from gloria_core.data.cache_index import read_index
-from gloria_core.demo.files import DemoFiles
+from gloria_core.demo.files import BASE, CURRICULUM, GLOBAL, IDENTITY, PICTURES, WINDOWS, DemoFiles
 from gloria_core.demo.look import look
-from gloria_core.demo.runs import BASE, STAGES
 from gloria_core.demo.scratch import dit_config, write_fresh_dit
 from gloria_core.demo.sizes import CPU, GPU, TINY
 from gloria_core.demo.train import train_demo
@@ -59,11 +58,16 @@ def test_four_files_leave_and_the_model_knows_its_frame_rate(whole):
     assert model.config.gloria.audio_layers == TINY.encoders.audio_layers + 1
 
 
-def test_the_stages_are_the_papers(whole):
-    lines = read_metrics(DemoFiles(whole).run(STAGES))[0]
+def test_the_stages_are_the_papers_with_pictures_before_its_identity_anchors(whole):
+    files = DemoFiles(whole)
+    lines = [line for run in CURRICULUM for line in read_metrics(files.run(run))[0]]
     names = list(dict.fromkeys(line["stage"] for line in lines))
-    assert names == ["audio", "global_anchor", "identity_anchors", "both_anchors"]
-    assert all(line["samples"] == TINY.stages.batch for line in lines)
+    assert names == ["audio", "global_anchor", "pictures", "identity_anchors", "both_anchors"]
+    batches = {"pictures": TINY.stages.pictures_batch}
+    assert all(line["samples"] == batches.get(line["stage"], TINY.stages.batch) for line in lines)
+    pictures = read_index(files.cache(PICTURES))
+    assert {clip.num_latents for clip in pictures.clips} == {1}
+    assert len(pictures.clips) == TINY.world.seconds * (TINY.world.num_sources + TINY.world.num_held_out)
 
 
 def test_doing_it_again_does_nothing_and_another_model_is_refused(whole):
@@ -80,14 +84,14 @@ def test_doing_it_again_does_nothing_and_another_model_is_refused(whole):
 
 def test_the_sheets_of_pictures_can_be_made_of_every_part(whole):
     names = [path.name for path in look(TINY, whole)]
-    assert names == ["sheet_vae.png", "sheet_base.png", "sheet_stages.png"]
+    assert names == ["sheet_vae.png", *(f"sheet_{run}.png" for run in (BASE, *CURRICULUM))]
 
 
 ALL_ARMS = """
 import shutil
 import sys
 from pathlib import Path
-from gloria_core.demo.files import DemoFiles
+from gloria_core.demo.files import BASE, CURRICULUM, GLOBAL, IDENTITY, PICTURES, WINDOWS, DemoFiles
 from gloria_core.demo.sizes import TINY
 from gloria_core.demo.train import main
 from gloria_core.demo.train_arm import ARMS, TrainedArm, train_arm
@@ -98,8 +102,8 @@ for name in ARMS:
     assert main(["--scale", "tiny", "--base", str(base), "--output", str(output), "--arm", name]) == 0
 # As after a kill in the last stage.
 (output / "models_one_way").rename(output / "models_unbroken")
-run = DemoFiles(output).run("one_way")
-for folder in (run / "checkpoints" / "step_00000008", run / "results"):
+run = DemoFiles(output).run("one_way_identity")
+for folder in (run / "checkpoints" / "step_00000004", run / "results"):
     shutil.rmtree(folder)
 assert main(["--scale", "tiny", "--base", str(base), "--output", str(output), "--arm", "one_way"]) == 0
 """
@@ -119,8 +123,11 @@ def model_of(folder):
 def test_an_arm_that_changes_nothing_is_the_full_model_bit_for_bit(whole, arms):
     full, again = model_of(whole / "models").state_dict(), model_of(arms / "models_nothing").state_dict()
     assert all(torch.equal(again[name], full[name]) for name in full)
-    steps = [line["step"] for line in read_metrics(DemoFiles(arms).run("nothing"))[0]]
-    assert steps == [5, 6, 7, 8], "only the identity stages are trained again"
+    for run in (PICTURES, IDENTITY):
+        losses = [[line["loss"] for line in read_metrics(DemoFiles(output).run(name))[0]]
+                  for output, name in ((whole, run), (arms, f"nothing_{run}"))]  # fmt: skip
+        assert losses[0] == losses[1]
+    assert not DemoFiles(arms).run(f"nothing_{GLOBAL}").exists()
 
 
 def test_arms_differ_from_the_full_model_and_their_files_know_how(whole, arms):
@@ -129,14 +136,15 @@ def test_arms_differ_from_the_full_model_and_their_files_know_how(whole, arms):
         model = model_of(arms / f"models_{name}")
         assert not torch.equal(model.blocks[0].ffn[0].weight, full.blocks[0].ffn[0].weight), name
         assert model.config.gloria == replace(full.config.gloria, **arm.settings)
-    run = arm_run(TINY, ARMS["no_superset"], DemoFiles(whole), arms, whole, "cpu")
-    assert [stage.superset for stage in run.stages] == [True, True, False, False]
+    for run in (PICTURES, IDENTITY):
+        config = arm_run(TINY, ARMS["no_superset"], DemoFiles(whole), DemoFiles(arms), run, whole, "cpu")
+        assert not any(stage.superset for stage in config.stages)
 
 
 def test_an_arm_goes_on_where_it_was_cut_and_needs_the_full_models_checkpoint(tmp_path, arms):
     assert len(exported(arms, "models_unbroken")) == 4
     assert exported(arms, "models_one_way") == exported(arms, "models_unbroken")
-    with pytest.raises(TrainingError, match="starts at the end of the stage global_anchor"):
+    with pytest.raises(TrainingError, match="starts at the end of the run 'global'"):
         train_arm(TINY, ARMS["one_way"], DemoFiles(tmp_path), tmp_path, "cpu")
 
 
@@ -145,12 +153,13 @@ def reaches(output, moment):
     return {
         "vae": (files.vae_run / "checkpoints" / "step_00000002" / "COMPLETE").exists(),
         "cache": len(list((files.cache(BASE) / "sources").glob("*.json"))) >= 2,
-        "stages": (files.run(STAGES) / "checkpoints" / "step_00000004" / "COMPLETE").exists(),
+        "pictures": (files.run(PICTURES) / "checkpoints" / "step_00000002" / "COMPLETE").exists(),
+        "identity": (files.run(IDENTITY) / "checkpoints" / "step_00000002" / "COMPLETE").exists(),
     }[moment]
 
 
 def test_kill_9_in_every_part_then_again_gives_the_same_files(tmp_path, whole):
-    for moment in ("vae", "cache", "stages"):
+    for moment in ("vae", "cache", "pictures", "identity"):
         process = subprocess.Popen(command(tmp_path), **OPTIONS)
         while not reaches(tmp_path, moment) and process.poll() is None:
             time.sleep(0.005)
@@ -159,8 +168,8 @@ def test_kill_9_in_every_part_then_again_gives_the_same_files(tmp_path, whole):
         assert reaches(tmp_path, moment)
     assert subprocess.run(command(tmp_path), **OPTIONS, timeout=300).returncode == 0
     # Which sources are there is known by their keys: nothing was made twice in another way.
-    for stage in (BASE, STAGES):
-        assert read_index(DemoFiles(tmp_path).cache(stage)) == read_index(DemoFiles(whole).cache(stage))
+    for dataset in (BASE, WINDOWS, PICTURES):
+        assert read_index(DemoFiles(tmp_path).cache(dataset)) == read_index(DemoFiles(whole).cache(dataset))
     # The file of the diffusion model also tells where its base lay.
     weights = [load_dit(next((DemoFiles(output).export / "diffusion_models").iterdir())).state_dict()
                for output in (tmp_path, whole)]  # fmt: skip

@@ -13,13 +13,13 @@ from gloria_core.data.cache_index import INDEX_NAME, read_index
 from gloria_core.data.draws import DrawPlan
 from gloria_core.demo.anchor_candidates import anchor_candidates
 from gloria_core.demo.audio_encoder import train_audio_encoder
-from gloria_core.demo.files import DemoFiles
+from gloria_core.demo.files import IDENTITY, WINDOWS, DemoFiles
 from gloria_core.demo.latent_scale import normalized
-from gloria_core.demo.runs import STAGES, stages_run
+from gloria_core.demo.runs import curriculum_run
 from gloria_core.demo.sizes import TINY
 from gloria_core.demo.text_encoder import load_text_encoder, train_text_encoder
 from gloria_core.demo.wan_vae import WanVae, reset_parameters
-from gloria_core.demo.world_cache import build_world_cache, clip_latents, load_vae
+from gloria_core.demo.world_cache import build_world_cache, load_vae
 from gloria_core.durable_files import write_safetensors
 from gloria_core.toyworld.character import training_character
 from gloria_core.toyworld.program import VIEW_YAW
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def build(files, sizes=TINY):
-    return build_world_cache(sizes, files, files.cache(STAGES), clip_latents(sizes, STAGES), True, CPU)
+    return build_world_cache(sizes, files, WINDOWS, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index(files):
-    return read_index(files.cache(STAGES))
+    return read_index(files.cache(WINDOWS))
 
 
 def first_source():
@@ -54,7 +54,7 @@ def first_source():
 
 
 def test_a_clip_is_its_stretch_of_the_video_with_its_words_and_its_sound(files, index):
-    store, source = CacheStore(files.cache(STAGES)), first_source()
+    store, source = CacheStore(files.cache(WINDOWS)), first_source()
     clip = next(clip for clip in index.clips if clip.source == "train_00000")
     first, num_frames = round(clip.start * TINY.world.fps), 4 * clip.num_latents - 3
     video = source.frames(first, num_frames).movedim(-1, 0)[None] * 2 - 1
@@ -75,13 +75,13 @@ def test_held_out_characters_are_for_validation_alone(index):
 
 
 def test_the_trainers_draw_plan_accepts_it_and_takes_anchors_from_inside_and_outside(files, index):
-    config = stages_run(TINY, files, "cpu", "base.safetensors")
+    config = curriculum_run(TINY, files, "cpu", IDENTITY, "base.safetensors")
     config = replace(config, stages=tuple(replace(stage, steps=40) for stage in config.stages), batch_size=4)
     plan = DrawPlan(index, config, image_channels=False)
     plan.check()
     sources = {source.id: source for source in index.sources}
     kinds, is_inside = set(), []
-    for step in range(40, 160):
+    for step in range(config.total_steps):
         for draw in plan.step(step).samples:
             clip = index.clips[draw.clip_idx]
             begin = clip.start + (4 * draw.first_latent - 3) / index.fps
@@ -95,7 +95,7 @@ def test_the_trainers_draw_plan_accepts_it_and_takes_anchors_from_inside_and_out
 
 
 def test_a_second_build_makes_only_what_is_missing_and_the_same(files, index):
-    folder = files.cache(STAGES)
+    folder = files.cache(WINDOWS)
     lost = index.clips[-1].latents
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (folder / ENTRIES).iterdir()}
     (folder / ENTRIES / f"{lost}.safetensors").unlink()

@@ -23,7 +23,7 @@ from gloria_core.training.run_folder import (
     read_status,
     request,
 )
-from gloria_core.training.snapshot import find_latest, find_step, prune, save_snapshot
+from gloria_core.training.snapshot import find_latest, prune, save_snapshot
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,16 +73,6 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason(tmp_path, caplog, f
     damage(tmp_path / "checkpoints" / "step_00000002" / file)
     assert newest(tmp_path) == 1
     assert "step_00000002 is passed over" in caplog.text
-
-
-def test_the_checkpoint_of_a_step_is_found_or_its_absence_is_an_error(tmp_path):
-    save(tmp_path, 1, 2)
-    assert find_step(tmp_path, 1).load("weights")["w"].eq(1).all()
-    with pytest.raises(TrainingError, match="step_00000003: it was not finished"):
-        find_step(tmp_path, 3)
-    damage_flip(tmp_path / "checkpoints" / "step_00000001" / "weights.safetensors")
-    with pytest.raises(TrainingError, match=r"weights\.safetensors is damaged"):
-        find_step(tmp_path, 1)
 
 
 def test_old_checkpoints_go_and_at_least_two_stay(tmp_path):
