@@ -47,6 +47,7 @@ class FilmReport:
     mood: float
     mark_front: float
     mark_elsewhere: float | None
+    mark_color_elsewhere: float | None
     mouth_follows_speech: float
     room_first: float
     room_last: float
@@ -74,7 +75,7 @@ def report_on(film: Path, every: int = 2) -> FilmReport:
     asked = _asked(frames_T, fps)
     num_ends = _DRIFT_SECONDS * fps
     first_T, last_T = frames_T < num_ends, frames_T >= len(frames) - num_ends
-    _, right_TV = right_marks(reading, source.character.marks)
+    color_TV, right_TV = right_marks(reading, source.character.marks)
     elsewhere_TV = marks_told_by_anchors(reading)
     return FilmReport(
         readable=_share(reading.is_readable_T),
@@ -82,6 +83,7 @@ def report_on(film: Path, every: int = 2) -> FilmReport:
         mood=_share(torch.cat([_feels(reading, one.mood)[one.frames_T & reading.sees_face_T] for one in asked])),
         mark_front=_share(right_TV[:, FRONT][reading.sees_mark_TV[:, FRONT]]),
         mark_elsewhere=_share(right_TV[elsewhere_TV]) if elsewhere_TV.any() else None,
+        mark_color_elsewhere=_share(color_TV[elsewhere_TV]) if elsewhere_TV.any() else None,
         mouth_follows_speech=_mouth_follows_speech(film, reading, frames_T, fps, len(frames)),
         room_first=float(reading.room_delta_T[first_T].mean()),
         room_last=float(reading.room_delta_T[last_T].mean()),

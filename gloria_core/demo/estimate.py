@@ -62,7 +62,7 @@ def _vae_seconds(sizes: DemoSizes, device: torch.device) -> float:
 
 
 def _cache_seconds(sizes: DemoSizes, device: torch.device) -> float:
-    """Encoding every frame of every source twice, and its anchors; the pictures are few beside them."""
+    """Encoding every frame of every source twice, its anchors, and the sources of the pictures."""
     world = sizes.world
     vae = WanVae(sizes.vae.width).to(device)
     video_BCTHW = training_batch(world, 0, 0, 17, 1, device)
@@ -71,8 +71,9 @@ def _cache_seconds(sizes: DemoSizes, device: torch.device) -> float:
     def encode() -> None:
         vae.encode(video_BCTHW.bfloat16())
 
-    frames = 2 * world.seconds * world.fps + _ANCHORS_PER_SOURCE
-    return (world.num_sources + world.num_held_out) * frames * _seconds(encode, device) / 17
+    frames = world.num_sources * (2 * world.seconds * world.fps + _ANCHORS_PER_SOURCE)
+    frames += sizes.stages.picture_videos * (world.seconds + _ANCHORS_PER_SOURCE)
+    return frames * _seconds(encode, device) / 17
 
 
 def _dit_sample_seconds(sizes: DemoSizes, device: torch.device, num_latents: int, with_anchors: bool) -> float:

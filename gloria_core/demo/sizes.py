@@ -90,6 +90,8 @@ class StageSteps:
     batch: int
     pictures_batch: int
     """A picture has the tokens of one latent."""
+    picture_videos: int
+    """Videos that the pictures are taken from, each of another character: from few, dolls are learned by heart."""
     lr: float = 1e-3
     """Of every run: most of what each learns is new."""
     optimizer: Literal["muon", "adamw"] = "muon"
@@ -128,7 +130,7 @@ GPU = DemoSizes(
     dit=DitSizes(width=256, ffn_width=1024, num_layers=10),
     stages=StageSteps(
         base=10000, audio=3000, global_anchor=6000, pictures=10000, identity=6000, both=2000, batch=128,
-        pictures_batch=512, loss_every=500, checkpoint_every=500,
+        pictures_batch=512, picture_videos=12000, loss_every=500, checkpoint_every=500,
     ),
 )  # fmt: skip
 
@@ -148,6 +150,7 @@ CPU = replace(
     dit=DitSizes(width=256, ffn_width=768, num_layers=8),
     stages=StageSteps(
         base=4000, audio=600, global_anchor=1400, pictures=4000, identity=1500, both=500, batch=16, pictures_batch=64,
+        picture_videos=2000,
         optimizer="adamw",
     ),
     device="cpu",
@@ -168,7 +171,7 @@ TINY = replace(
     dit=DitSizes(width=128, ffn_width=128, num_layers=2),
     stages=StageSteps(
         base=3, audio=2, global_anchor=2, pictures=2, identity=2, both=2, base_latents=2, batch=2, pictures_batch=4,
-        loss_every=3,
+        picture_videos=4, loss_every=3,
         checkpoint_every=2,
     ),
 )  # fmt: skip

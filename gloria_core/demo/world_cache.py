@@ -250,5 +250,7 @@ def _window_latents(sizes: DemoSizes, dataset: str) -> int:
 
 
 def _sizes_of(sizes: DemoSizes, dataset: str) -> DemoSizes:
-    """Pictures are taken a second apart."""
-    return replace(sizes, world=replace(sizes.world, fps=1.0)) if dataset == PICTURES else sizes
+    """Pictures are taken a second apart, from more videos."""
+    if dataset != PICTURES:
+        return sizes
+    return replace(sizes, world=replace(sizes.world, fps=1.0, num_sources=sizes.stages.picture_videos))

@@ -49,8 +49,9 @@ def test_the_film_shows_what_its_timeline_and_its_speech_ask_for(made: dict):
     report = report_on(Path(made["video"]), every=4)
     assert report.readable > 0.9
     assert report.view > 0.8  # chance: 0.25
-    assert report.mood > 0.35  # chance: 0.125
+    assert report.mood > 0.5  # chance: 0.125
     assert report.mark_front > 0.8
+    assert report.mark_color_elsewhere > 0.4  # chance: 0.125
     assert report.mouth_follows_speech > 0.2
 
 

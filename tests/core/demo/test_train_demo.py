@@ -67,7 +67,7 @@ def test_the_stages_are_the_papers_with_pictures_before_its_identity_anchors(who
     assert all(line["samples"] == batches.get(line["stage"], TINY.stages.batch) for line in lines)
     pictures = read_index(files.cache(PICTURES))
     assert {clip.num_latents for clip in pictures.clips} == {1}
-    assert len(pictures.clips) == TINY.world.seconds * (TINY.world.num_sources + TINY.world.num_held_out)
+    assert len(pictures.clips) == TINY.world.seconds * (TINY.stages.picture_videos + TINY.world.num_held_out)
 
 
 def test_doing_it_again_does_nothing_and_another_model_is_refused(whole):
