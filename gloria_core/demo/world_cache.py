@@ -69,7 +69,7 @@ def build_world_cache(sizes: DemoSizes, files: DemoFiles, dataset: str, device: 
     sizes, folder = _sizes_of(sizes, dataset), files.cache(dataset)
     encoders = load_demo_encoders(sizes.world, files, device)
     # The base has no anchors.
-    builder = _Builder(sizes, encoders, CacheStore(folder), clip_latents(sizes, dataset), dataset != BASE)
+    builder = _Builder(sizes, encoders, CacheStore(folder), _clip_latents(sizes, dataset), dataset != BASE)
     world = sizes.world
     with builder.store.building():
         (folder / _RECORDS).mkdir(exist_ok=True)
@@ -235,7 +235,7 @@ def _entries(record: _Record) -> list[str]:
     return keys
 
 
-def clip_latents(sizes: DemoSizes, dataset: str) -> int:
+def _clip_latents(sizes: DemoSizes, dataset: str) -> int:
     """Length of the clips that each video is cut into: windows cut mid-stream take one latent more."""
     return _window_latents(sizes, dataset) + int(dataset == WINDOWS)
 
